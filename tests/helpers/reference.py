@@ -1,0 +1,57 @@
+"""Zeroth-order steps written from their formulas, with every direction materialised."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from zolightning.perturbation.noise import Stream, gaussian, parameter_words
+
+
+def direction(model: nn.Module, seed: int, step: int, query: int) -> dict[str, Tensor]:
+    """Return a direction for every trainable parameter by name."""
+    words = parameter_words(name for name, _ in model.named_parameters())
+    return {
+        name: gaussian(Stream(seed, words[name], step, query), 0, p.numel()).view(p.shape).to(p.dtype)
+        for name, p in model.named_parameters()
+        if p.requires_grad
+    }
+
+
+@torch.no_grad()
+def spsa_step(
+    model: nn.Module,
+    loss: Callable[[], Tensor],
+    *,
+    seed: int,
+    step: int,
+    lr: float,
+    eps: float,
+    num_queries: int = 1,
+    weight_decay: float = 0.0,
+    masks: dict[str, Tensor] | None = None,
+) -> float:
+    """Take one step of theta <- theta - lr ((1/q) sum g z + weight_decay theta) on copies of the weights."""
+    parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    start = {name: p.clone() for name, p in parameters.items()}
+    ones = {name: torch.ones_like(p, dtype=torch.bool) for name, p in parameters.items()}
+    mask = ones if masks is None else {**ones, **masks}
+    estimate = {name: torch.zeros_like(p) for name, p in parameters.items()}
+    losses = []
+    for query in range(num_queries):
+        z = direction(model, seed, step, query)
+        sides = []
+        for sign in (1, -1):
+            for name, p in parameters.items():
+                p.copy_(torch.where(mask[name], start[name] + sign * eps * z[name], start[name]))
+            sides.append(loss())
+        g = (sides[0] - sides[1]) / (2 * eps)
+        losses += sides
+        for name in parameters:
+            estimate[name] += g * z[name] / num_queries
+    for name, p in parameters.items():
+        decay = weight_decay if p.ndim >= 2 else 0.0
+        p.copy_(torch.where(mask[name], start[name] - lr * (estimate[name] + decay * start[name]), start[name]))
+    return float(torch.stack(losses).mean())

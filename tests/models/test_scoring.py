@@ -1,0 +1,243 @@
+"""Option scores against a naive reference: one option at a time, batch size 1, all logits."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, PrefixTuningConfig, PromptTuningConfig, get_peft_model
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, GPT2Config
+
+from zolightning.errors import ConfigurationError
+from zolightning.models.batch import Example, collate
+from zolightning.models.scoring import logits_at, option_scores, token_log_likelihoods
+
+SIZES = {
+    "vocab_size": 61,
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 4,
+    "max_position_embeddings": 64,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+OPT_SIZES = {
+    "vocab_size": 61,
+    "hidden_size": 16,
+    "ffn_dim": 24,
+    "word_embed_proj_dim": 16,
+    "max_position_embeddings": 64,
+}
+FAMILIES: dict[str, dict[str, Any]] = {
+    "llama": SIZES,
+    "mistral": SIZES | {"sliding_window": 4},
+    "opt": OPT_SIZES | {"num_hidden_layers": 2, "num_attention_heads": 4},
+    "gpt2": {"vocab_size": 61, "n_embd": 16, "n_layer": 2, "n_head": 4, "n_positions": 64},
+    "qwen3": SIZES,
+    "gemma2": SIZES | {"sliding_window": 4, "final_logit_softcapping": 0.5, "query_pre_attn_scalar": 4},
+    "gemma3_text": SIZES | {"sliding_window": 4, "final_logit_softcapping": 0.5, "query_pre_attn_scalar": 4},
+}
+SINGLE = [
+    Example([1, 5, 6, 7], [[8], [9]], [0, 0], 1),
+    Example([1, 5, 6, 7, 9, 11, 12], [[8], [9]], [0, 0], 0),
+    Example([1, 3], [[8], [9]], [0, 0], 0),
+]
+MULTI = [
+    Example([1, 5, 6], [[8, 10, 3], [9, 4, 4]], [0, 0], 1),
+    Example([1, 5, 6, 7, 3, 3], [[8, 10, 3], [9, 4, 4]], [0, 0], 0),
+]
+RAGGED = [
+    Example([1, 5, 6], [[8], [8, 9, 10], [20, 21]], [0, 0, 0], 2),
+    Example([1, 5, 6, 7, 33], [[40, 8], [41, 42, 3]], [1, 1], 0),
+    Example([], [[1, 8], [2, 9, 10, 11]], [1, 1], 1),
+    Example([1, 4], [[8], [9], [10], [11, 12]], [0, 0, 0, 0], 3),
+]
+SETS = pytest.mark.parametrize("examples", [SINGLE, MULTI, RAGGED], ids=["single", "multi", "ragged"])
+
+
+def tiny(family: str, dtype: torch.dtype = torch.float64) -> nn.Module:
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(family, **FAMILIES[family])
+    model: nn.Module = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
+    model = model.to(dtype).eval()
+    with torch.no_grad():
+        # Fresh weights predict all tokens alike; these do not.
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter), alpha=0.3)
+    return model
+
+
+def reference(model: nn.Module, examples: list[Example]) -> Tensor:
+    scores = torch.full(
+        (len(examples), max(len(e.continuations) for e in examples)), float("-inf"), dtype=torch.float64
+    )
+    for row, example in enumerate(examples):
+        for column, (continuation, start) in enumerate(zip(example.continuations, example.starts, strict=True)):
+            ids = example.prompt + continuation
+            logits = model(input_ids=torch.tensor([ids])).logits[0]
+            first = len(example.prompt) + start
+            terms = [logits[at - 1].log_softmax(-1)[ids[at]] for at in range(first, len(ids))]
+            scores[row, column] = torch.stack(terms).mean()
+    return scores
+
+
+@SETS
+@pytest.mark.parametrize("family", FAMILIES)
+def test_scores_equal_one_option_at_a_time(family: str, examples: list[Example]) -> None:
+    model = tiny(family)
+    with torch.no_grad():
+        scores = option_scores(model, collate(examples, pad_id=0))
+        expected = reference(model, examples)
+    torch.testing.assert_close(scores, expected, rtol=0, atol=1e-10)
+    assert expected[expected.isfinite()].std() > 1e-3
+
+
+@pytest.mark.parametrize("family", ["gemma2", "gemma3_text"])
+def test_soft_capping_behind_the_head_still_applies(family: str) -> None:
+    model = tiny(family)
+    batch = collate(RAGGED, pad_id=0)
+    with torch.no_grad():
+        logits = logits_at(model, batch.input_ids, batch.rows, batch.positions)
+    assert logits.shape == (batch.rows.numel(), 61)
+    assert logits.abs().max() <= 0.5
+
+
+@SETS
+def test_gradients_equal_the_reference(examples: list[Example]) -> None:
+    # Not Llama, whose norms round to fp32 in between.
+    model = tiny("gpt2")
+    finite = torch.nan_to_num(option_scores(model, collate(examples, pad_id=0)), neginf=0.0)
+    names, parameters = zip(*model.named_parameters(), strict=True)
+    got = torch.autograd.grad(finite.square().sum(), parameters)
+    expected = torch.autograd.grad(torch.nan_to_num(reference(model, examples), neginf=0.0).square().sum(), parameters)
+    for name, left, right in zip(names, got, expected, strict=True):
+        torch.testing.assert_close(left, right, rtol=1e-9, atol=1e-12, msg=name)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_scores_are_fp32_whatever_the_weights_are(dtype: torch.dtype) -> None:
+    model = tiny("llama", dtype)
+    batch = collate(RAGGED, pad_id=0)
+    with torch.no_grad():
+        scores = option_scores(model, batch)
+        expected = reference(copy.deepcopy(model).double(), RAGGED)
+    assert scores.dtype == torch.float32
+    tolerance = 1e-4 if dtype == torch.float32 else 0.15
+    torch.testing.assert_close(scores.double(), expected, rtol=0, atol=tolerance)
+
+
+def test_absent_tokens_score_zero_and_absent_options_minus_infinity() -> None:
+    model = tiny("gpt2")
+    batch = collate(RAGGED, pad_id=0)
+    with torch.no_grad():
+        likelihoods, scores = token_log_likelihoods(model, batch), option_scores(model, batch)
+    assert (likelihoods != 0).sum(-1).tolist() == batch.counts.tolist()
+    assert torch.equal(scores.isinf(), batch.counts == 0)
+
+
+def test_padding_tokens_do_not_matter() -> None:
+    model = tiny("opt")
+    with torch.no_grad():
+        zeros, others = (option_scores(model, collate(RAGGED, pad_id=pad)) for pad in (0, 17))
+    torch.testing.assert_close(zeros, others, rtol=0, atol=1e-12)
+
+
+def test_the_head_is_given_each_read_once_and_other_hooks_on_it_run() -> None:
+    model = tiny("llama")
+    head = model.get_output_embeddings()  # type: ignore[operator]
+    seen: list[torch.Size] = []
+    true = head.weight
+
+    def swap(module: nn.Module, _: Any) -> None:
+        module._parameters["weight"] = nn.Parameter(true * 2)
+
+    def restore(module: nn.Module, inputs: Any, output: Tensor) -> None:
+        seen.append(output.shape)
+        module._parameters["weight"] = true
+
+    batch = collate(SINGLE, pad_id=0)
+    assert batch.input_ids.shape == (3, 7)
+    with torch.no_grad():
+        plain = logits_at(model, batch.input_ids, batch.rows, batch.positions)
+        head.register_forward_pre_hook(swap)
+        head.register_forward_hook(restore, always_call=True)
+        doubled = logits_at(model, batch.input_ids, batch.rows, batch.positions)
+    assert seen == [(1, 3, 61)]
+    torch.testing.assert_close(doubled, 2 * plain)
+    assert head.weight is true
+    # The hook that gathers is gone.
+    assert len(head._forward_pre_hooks) == 1
+
+
+def test_the_hook_is_removed_when_the_forward_fails() -> None:
+    model = tiny("llama")
+    batch = collate(SINGLE, pad_id=0)
+    with pytest.raises(IndexError):
+        logits_at(model, batch.input_ids + 1000, batch.rows, batch.positions)
+    assert not model.get_output_embeddings()._forward_pre_hooks  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(
+    "scheme",
+    [
+        lambda: LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj", "lm_head"], init_lora_weights=False),
+        lambda: PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3),
+        lambda: PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3),
+    ],
+    ids=["lora", "prefix", "prompt"],
+)
+@SETS
+def test_inside_a_peft_wrapper(scheme: Callable[[], Any], examples: list[Example]) -> None:
+    model = get_peft_model(tiny("llama"), scheme()).double().eval()
+    with torch.no_grad():
+        scores = option_scores(model, collate(examples, pad_id=0))
+        virtual = getattr(model.active_peft_config, "num_virtual_tokens", 0)
+        expected = reference(_Trimmed(model, virtual), examples)
+    torch.testing.assert_close(scores, expected, rtol=0, atol=1e-6)
+
+
+class _Trimmed(nn.Module):
+    """Drops the virtual tokens' logits, where the wrapper returns them."""
+
+    def __init__(self, model: nn.Module, virtual: int) -> None:
+        super().__init__()
+        self.model, self.virtual = model, virtual
+
+    def forward(self, input_ids: Tensor) -> Any:
+        output = self.model(input_ids=input_ids)
+        output.logits = output.logits[:, output.logits.size(1) - input_ids.size(1) :]
+        return output
+
+
+def test_a_model_without_output_embeddings_is_refused() -> None:
+    from transformers import GPT2Model
+
+    model = GPT2Model(GPT2Config(vocab_size=61, n_embd=16, n_layer=1, n_head=2))
+    batch = collate(SINGLE, pad_id=0)
+    with pytest.raises(ConfigurationError, match="GPT2Model has no output embeddings"):
+        option_scores(model, batch)
+
+
+def test_a_model_that_does_not_call_its_head_is_refused() -> None:
+    class Functional(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = tiny("llama")
+            self.idle = nn.Linear(1, 1)
+
+        def get_output_embeddings(self) -> nn.Module:
+            return self.idle
+
+        def forward(self, **inputs: Any) -> Any:
+            return self.model(**inputs)
+
+    with pytest.raises(ConfigurationError, match="does not call its output embeddings"):
+        option_scores(Functional(), collate(SINGLE, pad_id=0))

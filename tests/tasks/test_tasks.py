@@ -1,0 +1,181 @@
+"""The tasks themselves: prompts, labels, official files."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+
+from zolightning.errors import ConfigurationError
+from zolightning.tasks import RTE, SST2, BoolQ, JsonlTask, SampleReviews, Task
+from zolightning.tasks.records import Record
+
+SHARED = Path("../shared")
+HUB: dict[type[Task], tuple[str, str | None]] = {
+    SST2: ("stanfordnlp/sst2", None),
+    BoolQ: ("google/boolq", None),
+    RTE: ("nyu-mll/glue", "rte"),
+}
+ROWS: dict[type[Task], list[dict[str, Any]]] = {
+    SST2: [{"idx": 0, "sentence": "a fine film ", "label": 1}, {"idx": 1, "sentence": "dull", "label": 0}],
+    BoolQ: [
+        {"question": "is ice cold", "passage": "Ice is cold.", "answer": True},
+        {"question": "is fire cold?", "passage": "Fire is hot.", "answer": False},
+    ],
+    RTE: [
+        {"idx": 0, "sentence1": "It rains.", "sentence2": "It is dry.", "label": 1},
+        {"idx": 1, "sentence1": "It rains.", "sentence2": "It is wet.", "label": 0},
+    ],
+}
+READ: dict[type[Task], list[tuple[str, str]]] = {
+    SST2: [("a fine film It was", " great"), ("dull It was", " terrible")],
+    BoolQ: [("Ice is cold. Is ice cold?\n", "Yes"), ("Fire is hot. Is fire cold?\n", "No")],
+    RTE: [
+        ('It rains.\nDoes this mean that "It is dry." is true? Yes or No?\n', "No"),
+        ('It rains.\nDoes this mean that "It is wet." is true? Yes or No?\n', "Yes"),
+    ],
+}
+
+
+def read(task: Task, record: Record) -> tuple[str, str]:
+    return task.prompt(record.fields), task.option_texts(record.fields)[task.answer(record)]
+
+
+@pytest.mark.parametrize("kind", HUB)
+def test_from_the_hub(kind: type[Task], monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(path: str, name: str | None, *, split: str) -> datasets.Dataset:
+        assert (path, name) == HUB[kind]
+        return datasets.Dataset.from_list(ROWS[kind])
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    task = kind(num_train=1, num_dev=1)
+    task.setup()
+    records = sorted(task.splits.test, key=lambda record: record.origin)
+    assert [read(task, record) for record in records] == READ[kind]
+
+
+@pytest.mark.parametrize(
+    ("kind", "folder", "counts"),
+    [(SST2, "SST-2", (1000, 500, 872)), (RTE, "RTE", (1000, 500, 277)), (BoolQ, "BoolQ", (1000, 500, 1000))],
+)
+def test_the_official_files(kind: type[Task], folder: str, counts: tuple[int, int, int]) -> None:
+    data, weights = SHARED / "data" / folder, SHARED / "models" / "stories3M"
+    for path in (data, weights):
+        if not path.is_dir():
+            pytest.skip(f"{path} is absent")
+    task = kind(data_dir=str(data))
+    task.setup()
+    splits = task.splits
+    assert (len(splits.train), len(splits.dev), len(splits.test)) == counts
+    task.connect(AutoTokenizer.from_pretrained(weights), 512, seed=0)
+    model = AutoModelForCausalLM.from_pretrained(weights)
+    first = next(iter(task.train_dataloader()))
+    # One-token options share their prompt's sequence.
+    assert first.input_ids.size(0) == 16
+    with torch.no_grad():
+        loss = task.loss(model, first)
+    assert 0.1 < loss.item() < 5
+
+
+def test_zero_shot_accuracy_on_real_data() -> None:
+    data, weights = SHARED / "data" / "SST-2", SHARED / "models" / "stories3M"
+    if not (data.is_dir() and weights.is_dir()):
+        pytest.skip(f"{SHARED} is absent")
+    task = SST2(data_dir=str(data), options=[" bad", " good"], eval_batch_size=128)
+    task.connect(AutoTokenizer.from_pretrained(weights), 512, seed=0)
+    model = AutoModelForCausalLM.from_pretrained(weights)
+    metrics = task.metrics()
+    with torch.no_grad():
+        for batch in task.test_dataloader():
+            metrics.update(task.scores(model, batch).argmax(-1), batch.answers)
+    assert metrics.compute()["accuracy"].item() == pytest.approx(0.60, abs=0.01)
+
+
+def own(folder: Path, **arguments: Any) -> JsonlTask:
+    defaults: dict[str, Any] = {
+        "train": "mine.jsonl",
+        "prompt": "{review} {{all}} in {place} it was",
+        "label": "mood",
+        "options": {"Down": " bad", "up": " good"},
+        "data_dir": str(folder),
+        "num_train": 4,
+        "num_dev": 2,
+        "num_test": 2,
+    }
+    return JsonlTask(**(defaults | arguments))
+
+
+def write(path: Path, number: int, **fields: object) -> None:
+    rows = [{"review": f"r{i}", "place": "all", "mood": ("down", "UP")[i % 2]} | fields for i in range(number)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def test_the_users_own_file(tmp_path: Path, words: PreTrainedTokenizerFast) -> None:
+    write(tmp_path / "mine.jsonl", 9)
+    task = own(tmp_path)
+    task.prepare_data()
+    task.setup()
+    splits = task.splits
+    assert (len(splits.train), len(splits.dev), len(splits.test)) == (4, 2, 2)
+    record = Record({"review": "r1", "place": "all", "mood": "UP"}, "mine.jsonl:2")
+    assert read(task, record) == ("r1 {all} in all it was", " good")
+    task.connect(words, 64, seed=0)
+    assert len(task.train_dataloader()) == 1
+
+
+def test_the_users_own_files(tmp_path: Path) -> None:
+    write(tmp_path / "mine.jsonl", 6)
+    (tmp_path / "more.csv").write_text("review,place,mood\nx,y,up\n")
+    task = own(tmp_path / "elsewhere", train=str(tmp_path / "mine.jsonl"), validation=str(tmp_path / "more.csv"))
+    task.setup()
+    assert [record.origin for record in task.splits.test] == ["more.csv:2"]
+    assert task.place() == f"{tmp_path / 'mine.jsonl'} and {tmp_path / 'more.csv'}"
+
+
+def test_a_field_of_the_prompt_is_missing(tmp_path: Path) -> None:
+    write(tmp_path / "mine.jsonl", 9, place=None)
+    with pytest.raises(ConfigurationError, match=r"mine\.jsonl:1: there is no field 'place'; found review, mood"):
+        own(tmp_path).setup()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"prompt": "it was"}, "has no field of the records in braces"),
+        ({"prompt": "{review it was"}, "is no template .*; write a brace that is meant as such twice"),
+        ({"prompt": "{} it was"}, r"braces must hold a field's name, got \{\}"),
+        ({"prompt": "{review.x} it was"}, r"braces must hold a field's name, got \{review\.x\}"),
+        ({"options": {"up": " good"}}, "at least two labels"),
+        ({"options": {"up": " good", "UP": " bad"}}, "differ in case only: up, UP"),
+    ],
+)
+def test_bad_descriptions(tmp_path: Path, arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        own(tmp_path, **arguments)
+
+
+def test_the_embedded_sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("train", "dev", "test"):
+        rows = [{"review": f"{name} {i}", "sentiment": ("negative", "positive")[i % 2]} for i in range(3)]
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    monkeypatch.setattr("zolightning.sample.TASK", tmp_path, raising=False)
+    task = SampleReviews(num_train=3, num_dev=2)
+    task.prepare_data()
+    task.setup()
+    splits = task.splits
+    assert (len(splits.train), len(splits.dev), len(splits.test)) == (3, 2, 3)
+    assert read(task, Record({"review": "So so:", "sentiment": "negative"}, "")) == ("So so: all in all it was", " bad")
+    assert {record.origin.split(":")[0] for record in splits.dev} == {"dev.jsonl"}
+
+
+@pytest.mark.parametrize("kind", [SST2, BoolQ, RTE, JsonlTask, SampleReviews])
+def test_every_argument_is_documented(kind: type[Task]) -> None:
+    documented = next(base.__doc__ for base in kind.__mro__ if "__init__" in vars(base)) or ""
+    for name in inspect.signature(kind).parameters:
+        assert f"        {name}: " in documented, name

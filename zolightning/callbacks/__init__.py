@@ -1,0 +1,22 @@
+"""Callbacks: what a run measures, shows and leaves behind."""
+
+from __future__ import annotations
+
+from zolightning.callbacks.checkpoints import BestCheckpoint, LastCheckpoint
+from zolightning.callbacks.export import Export
+from zolightning.callbacks.memory import MemoryProfiler
+from zolightning.callbacks.predictions import PredictionWriter
+from zolightning.callbacks.progress import Progress
+from zolightning.callbacks.scoreboard import Scoreboard
+from zolightning.callbacks.throughput import Throughput
+
+__all__ = (
+    "BestCheckpoint",
+    "Export",
+    "LastCheckpoint",
+    "MemoryProfiler",
+    "PredictionWriter",
+    "Progress",
+    "Scoreboard",
+    "Throughput",
+)

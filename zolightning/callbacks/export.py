@@ -1,0 +1,34 @@
+"""Leaving a fine-tuned model that the Hugging Face libraries load."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
+from typing_extensions import override
+
+from zolightning.finetuner import FineTuner
+
+
+class Export(Callback):
+    """Writes the weights that were best on dev to `best/` in the run's folder at the end of `fit`.
+
+    `transformers.AutoModelForCausalLM.from_pretrained` loads it with equal logits; of an adapter scheme it holds the
+    adapter, which `peft.PeftModel.from_pretrained` loads.
+
+    Args:
+        enabled: whether to write it.
+    """
+
+    def __init__(self, enabled: bool = True) -> None:
+        self.enabled = enabled
+
+    @override
+    @rank_zero_only
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not self.enabled or trainer.fast_dev_run or not isinstance(pl_module, FineTuner):  # type: ignore[attr-defined]
+            return
+        folder = Path(trainer.log_dir or trainer.default_root_dir) / "best"
+        pl_module.export(folder)
+        rank_zero_info(f"The fine-tuned model is in {folder}")

@@ -1,0 +1,48 @@
+"""Writing what a model predicts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import BasePredictionWriter
+from lightning.pytorch.utilities import rank_zero_info
+from typing_extensions import override
+
+from zolightning.finetuner import FineTuner
+
+
+class PredictionWriter(BasePredictionWriter):
+    """Writes `predictions.jsonl` in the run's folder at the end of `predict`.
+
+    One line for each test example, in the task's order: prompt, options, their scores, prediction and answer.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(write_interval="epoch")
+
+    @override
+    def write_on_epoch_end(
+        self, trainer: Trainer, pl_module: LightningModule, predictions: Sequence[Any], batch_indices: Sequence[Any]
+    ) -> None:
+        assert isinstance(pl_module, FineTuner)
+        task = pl_module.task
+        folder = Path(trainer.log_dir or trainer.default_root_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        columns = ("scores", "prediction", "answer")
+        rows = (row for batch in predictions for row in zip(*(batch[name].tolist() for name in columns), strict=True))
+        with (folder / "predictions.jsonl").open("w", encoding="utf-8") as file:
+            for record, (scores, prediction, answer) in zip(task.splits.test, rows, strict=False):
+                options = list(task.option_texts(record.fields))
+                line = {
+                    "prompt": task.prompt(record.fields),
+                    "options": options,
+                    "scores": scores[: len(options)],
+                    "prediction": options[prediction],
+                    "answer": options[answer],
+                }
+                file.write(json.dumps(line, ensure_ascii=False) + "\n")
+        rank_zero_info(f"Predictions are in {folder / 'predictions.jsonl'}")

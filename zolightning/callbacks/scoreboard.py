@@ -1,0 +1,115 @@
+"""What a run achieved: zero-shot and final scores, and what they cost."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
+from rich.console import Console
+from rich.table import Table
+from typing_extensions import override
+
+from zolightning.callbacks.memory import MemoryProfiler
+from zolightning.finetuner import FineTuner
+
+Scores = dict[str, float]
+
+
+class Scoreboard(Callback):
+    """Scores the model before and after `fit`, prints a table, and writes `result.json` in the run's folder.
+
+    The final scores are those of the weights that were best on dev.
+
+    Args:
+        test: whether to score the test split too. It never selects anything; leave it off while tuning, and use the
+            `test` command at the end.
+    """
+
+    def __init__(self, test: bool = False) -> None:
+        self.test = test
+        self.zero_shot: Scores = {}
+        self.final: Scores = {}
+        self._seconds_before = 0.0
+        self._started = 0.0
+
+    @override
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._started = time.perf_counter()
+        if not self.zero_shot and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            self.zero_shot = self._score(pl_module)
+
+    @override
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        self.final = self._score(pl_module)
+        assert isinstance(pl_module, FineTuner)
+        self._report(trainer, pl_module)
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        return {"zero_shot": self.zero_shot, "seconds": self._seconds()}
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.zero_shot = state_dict["zero_shot"]
+        self._seconds_before = state_dict["seconds"]
+
+    def _seconds(self) -> float:
+        return self._seconds_before + time.perf_counter() - self._started
+
+    def _score(self, module: LightningModule) -> Scores:
+        assert isinstance(module, FineTuner)
+        loaders = {"dev": module.task.val_dataloader()}
+        if self.test:
+            loaders["test"] = module.task.test_dataloader()
+        return {
+            f"{split} {name}": value
+            for split, loader in loaders.items()
+            for name, value in module.evaluate(loader).items()
+        }
+
+    @rank_zero_only
+    def _report(self, trainer: Trainer, module: FineTuner) -> None:
+        profilers = [callback for callback in trainer.callbacks if isinstance(callback, MemoryProfiler)]  # type: ignore[attr-defined]
+        result: dict[str, Any] = {
+            "strategy": type(module.strategy).__name__,
+            "backbone": module.backbone,
+            "dtype": module.dtype_name,
+            "seed": module.run_seed,
+            "zero_shot": self.zero_shot,
+            "final": self.final,
+            "steps": trainer.global_step,
+            "forward_passes": module.forward_passes,
+            "seconds": round(self._seconds(), 1),
+            "peak_memory_gib": round(profilers[0].peak(), 3) if profilers else None,
+        }
+        folder = Path(trainer.log_dir or trainer.default_root_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "result.json").write_text(json.dumps(result, indent=2) + "\n")
+        console = Console()
+        console.print(_table(result))
+        console.print(f"Results are in {folder}", soft_wrap=True)
+        if any(isinstance(logger, TensorBoardLogger) for logger in trainer.loggers):
+            console.print(f"See the curves: tensorboard --logdir {trainer.default_root_dir}", soft_wrap=True)
+
+
+def _table(result: dict[str, Any]) -> Table:
+    table = Table(title=f"{result['strategy']} on {result['backbone']}, {result['dtype']}")
+    for column in ("", "zero-shot", "final"):
+        table.add_column(column, justify="left" if not column else "right")
+    for name, value in result["final"].items():
+        before = result["zero_shot"].get(name)
+        table.add_row(name, "" if before is None else f"{before:.3f}", f"{value:.3f}")
+    table.add_section()
+    table.add_row("optimizer steps", "", f"{result['steps']:,}")
+    table.add_row("forward passes", "", f"{result['forward_passes']:,}")
+    table.add_row("wall-clock", "", f"{result['seconds']:.0f} s")
+    if result["peak_memory_gib"] is not None:
+        table.add_row("peak memory of a step", "", f"{result['peak_memory_gib']:.3f} GiB")
+    return table

@@ -1,0 +1,39 @@
+"""What a zeroth-order run cannot honour is refused before it starts, with what to set instead."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from zolightning.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Trainer
+
+
+def check_trainer(trainer: Trainer) -> None:
+    """Check the Trainer's settings, all at once.
+
+    Raises:
+        ConfigurationError: naming every setting that must change, and what to set instead.
+    """
+    problems = []
+    if trainer.precision != "32-true":
+        problems.append(
+            f"trainer.precision={trainer.precision}: leave it at 32-true and set model.dtype (float32, bfloat16 or "
+            "float16); Lightning's precisions round the loss or the rotary frequencies, which zeroth-order steps do "
+            "not survive"
+        )
+    if trainer.accumulate_grad_batches != 1:
+        problems.append(
+            f"trainer.accumulate_grad_batches={trainer.accumulate_grad_batches}: set data.batch_size to the whole "
+            "batch and model.micro_batch_size to what fits in memory"
+        )
+    if trainer.gradient_clip_val:
+        problems.append(
+            f"trainer.gradient_clip_val={trainer.gradient_clip_val}: set model.strategy.clip_norm of a first-order "
+            "strategy; a zeroth-order step has no gradient to clip"
+        )
+    if trainer.world_size > 1:
+        problems.append(f"{trainer.world_size} processes: this version trains on one device; set trainer.devices to 1")
+    if problems:
+        raise ConfigurationError("the trainer's settings do not fit this module:\n  - " + "\n  - ".join(problems))

@@ -1,0 +1,133 @@
+"""The command line: LightningCLI with the package's callbacks, run folders and error messages."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import Namespace
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import TensorBoardLogger
+from typing_extensions import override
+
+from zolightning import __version__, callbacks
+from zolightning.errors import ConfigurationError, DivergenceError
+from zolightning.finetuner import FineTuner
+from zolightning.runs import resolve_checkpoint, version_of
+from zolightning.suggestions import suggest
+from zolightning.tasks import Task
+
+_ALWAYS = {
+    "checkpoint": callbacks.BestCheckpoint,
+    "last_checkpoint": callbacks.LastCheckpoint,
+    "memory": callbacks.MemoryProfiler,
+    "throughput": callbacks.Throughput,
+    "scoreboard": callbacks.Scoreboard,
+    "export": callbacks.Export,
+    "predictions": callbacks.PredictionWriter,
+}
+
+
+class Parser(LightningArgumentParser):
+    """Says what is wrong in a line or two, with the nearest names where a name is unknown."""
+
+    @override
+    def error(self, message: str, ex: Exception | None = None) -> None:  # type: ignore[override]
+        raise ConfigurationError(suggest(message)) from ex
+
+
+class SaveConfig(SaveConfigCallback):
+    """Saves the run's full configuration as config.yaml in its folder, and as text in TensorBoard."""
+
+    @override
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        text = self.parser.dump(self.config, skip_none=False)
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                logger.experiment.add_text("config", f"```yaml\n{text}\n```")
+
+
+class CLI(LightningCLI):
+    """`fit`, `validate`, `test` and `predict` of a FineTuner on a Task."""
+
+    @override
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.set_defaults({"trainer.default_root_dir": "runs", "trainer.num_sanity_val_steps": 0})
+        for name, callback in _ALWAYS.items():
+            parser.add_lightning_class_args(callback, name)
+
+    @override
+    def _parse_ckpt_path(self) -> None:
+        """Find the checkpoint. Its hyperparameters stay where they are: flags and YAML say how a run goes on."""
+        config = self._settings()
+        if config.get("ckpt_path") is not None:
+            config["ckpt_path"] = str(resolve_checkpoint(config["ckpt_path"], self._root()))
+
+    @override
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        settings = self._settings()
+        if settings["trainer"]["logger"] in (None, True):
+            checkpoint, root = settings.get("ckpt_path"), self._root()
+            version = None if checkpoint is None else version_of(Path(checkpoint), root)
+            kwargs["logger"] = TensorBoardLogger(root, name="", version=version)
+        if settings["trainer"]["enable_progress_bar"] in (None, True):
+            kwargs["callbacks"] = [callbacks.Progress()]
+        return super().instantiate_trainer(**kwargs)
+
+    def _settings(self) -> Namespace:
+        settings = self.config[self.config["subcommand"]]
+        assert isinstance(settings, Namespace)
+        return settings
+
+    def _root(self) -> Path:
+        return Path(self._settings()["trainer"]["default_root_dir"])
+
+
+def main(args: ArgsType = None) -> None:
+    """Run a command line; what a user can mend ends with a message and exit status 2, divergence with 3.
+
+    Args:
+        args: the words of the command line; None takes sys.argv.
+    """
+    _quieten()
+    if os.getcwd() not in sys.path:  # So that a user's own classes are found from the console script, as with -m.
+        sys.path.insert(0, os.getcwd())
+    try:
+        CLI(
+            FineTuner,
+            Task,
+            subclass_mode_data=True,
+            auto_configure_optimizers=False,
+            save_config_callback=SaveConfig,
+            save_config_kwargs={"overwrite": True},
+            seed_everything_default=0,
+            parser_class=Parser,
+            parser_kwargs={"prog": "zolightning", "version": __version__, "description": __doc__},
+            args=args,
+        )
+    except ConfigurationError as error:
+        print(f"zolightning: error: {error}", file=sys.stderr)
+        raise SystemExit(2) from error
+    except DivergenceError as error:
+        print(f"zolightning: stopped: {error}", file=sys.stderr)
+        raise SystemExit(3) from error
+
+
+def _quieten() -> None:
+    """Silence warnings that users can do nothing about."""
+    # Lightning calls what jsonargparse 5 will remove: https://github.com/Lightning-AI/pytorch-lightning/pull/21906
+    warnings.filterwarnings("ignore", module="jsonargparse.*")
+    warnings.filterwarnings("ignore", message=".*jsonargparse.*")
+    # Lightning reads a name that PyTorch 2.13 deprecates.
+    warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")
+    # Advertisements for other products are not news of this run.
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda record: "Tip:" not in record.msg)
+    # Zeroth-order probes want dropout off: https://github.com/Lightning-AI/pytorch-lightning/issues/20105
+    warnings.filterwarnings("ignore", message="Found .* module\\(s\\) in eval mode")
+    # The data is tokenised before training starts, so loading it takes no time that workers could save.
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")

@@ -1,0 +1,293 @@
+"""The LightningModule: manual optimisation, one training step for every strategy, and the evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
+from lightning.pytorch.core.optimizer import LightningOptimizer
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from torchmetrics import MetricCollection
+from typing_extensions import override
+
+from zolightning.checks import check_trainer
+from zolightning.closures import BatchLoss
+from zolightning.divergence import stop_if_diverged
+from zolightning.errors import ConfigurationError
+from zolightning.models.loading import Attention, Dtype, export, load_config, load_model, load_tokenizer, max_positions
+from zolightning.models.schemes import Scheme, apply_scheme
+from zolightning.optim.recipe import Recipe
+from zolightning.perturbation.phases import phase
+from zolightning.strategies import Strategy
+from zolightning.tasks import Task
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from zolightning.models.batch import OptionBatch
+
+
+class FineTuner(LightningModule):
+    """Fine-tunes a causal language model on a task by a strategy.
+
+    After `fit` the module holds the weights that were best on dev.
+
+    Args:
+        backbone: hub id or folder of a causal language model in Hugging Face format; `sample` is a small one inside
+            this package.
+        strategy: how the weights move.
+        dtype: of the weights. Losses are float32 whatever it is.
+        scheme: which parameters train: `full` all of them, `lora` low-rank adapters.
+        attention: the attention implementation.
+        micro_batch_size: examples a forward, for batches that do not fit in memory; null for the whole batch.
+        lr_scheduler: a learning rate scheduler of torch by class name, stepped each step; null for a constant rate.
+        seed: determines the directions and the order of batches; null takes the run's `seed_everything`.
+
+    Raises:
+        ConfigurationError: if micro_batch_size is below 1.
+
+    Example::
+
+        from lightning import Trainer
+        from zolightning import FineTuner
+        from zolightning.strategies import SparseMeZO
+        from zolightning.tasks import SampleReviews
+
+        module = FineTuner(backbone="sample", strategy=SparseMeZO(lr=1e-3, eps=1e-3, keep_ratio=0.2))
+        Trainer(max_steps=1000).fit(module, datamodule=SampleReviews(batch_size=32))
+    """
+
+    def __init__(
+        self,
+        backbone: str,
+        strategy: Strategy,
+        dtype: Dtype = "float32",
+        scheme: Scheme = "full",
+        attention: Attention = "sdpa",
+        micro_batch_size: int | None = None,
+        lr_scheduler: Callable[[Optimizer], LRScheduler] | None = None,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__()
+        if micro_batch_size is not None and micro_batch_size < 1:
+            raise ConfigurationError(f"micro_batch_size must be at least 1, or null, got {micro_batch_size}")
+        self.automatic_optimization = False
+        self.strict_loading = scheme == "full"
+        self.backbone = backbone
+        self.strategy = strategy
+        self.dtype_name: Dtype = dtype
+        self.scheme: Scheme = scheme
+        self.attention: Attention = attention
+        self.micro_batch_size = micro_batch_size
+        self.lr_scheduler = lr_scheduler
+        self.seed = seed
+        self.model: nn.Module | None = None
+        self.forward_passes = 0
+        self._recipe: Recipe | None = None
+        self._validated_at = -1
+        self._metrics = MetricCollection({})
+
+    # Set-up
+
+    @override
+    def configure_callbacks(self) -> list[Callback]:
+        """Check the Trainer: this is the first that Lightning asks of a module, before its own, less helpful checks."""
+        check_trainer(self.trainer)
+        return []
+
+    @override
+    def setup(self, stage: str) -> None:
+        """Let the task tokenise its examples; nothing large has been loaded yet, so bad input is found early."""
+        config = load_config(self.backbone)
+        self.task.connect(self.tokenizer(), max_positions(config), seed=self.run_seed)
+        self._metrics = self.task.metrics()
+
+    @override
+    def configure_model(self) -> None:
+        """Load the backbone; Lightning calls this for each stage."""
+        if self.model is not None:
+            return
+        with phase("load"):
+            self.model = apply_scheme(load_model(self.backbone, self.dtype_name, self.attention), self.scheme)
+        self.strategy.setup(self.model)
+
+    @override
+    def configure_optimizers(self) -> Any:
+        optimizer = self.strategy.configure_optimizer(self.network, self.run_seed)
+        scheduler = None if self.lr_scheduler is None else self.lr_scheduler(optimizer)
+        self._recipe = Recipe(optimizer, scheduler)
+        if scheduler is None:
+            return optimizer
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    @property
+    def network(self) -> nn.Module:
+        """The language model, once `configure_model` has loaded it."""
+        if self.model is None:
+            raise RuntimeError("the model is loaded by configure_model(), which a Trainer calls")
+        return self.model
+
+    @property
+    def task(self) -> Task:
+        """The task, which the Trainer was given as its datamodule.
+
+        Raises:
+            ConfigurationError: if the Trainer has none.
+        """
+        task = self.trainer.datamodule  # type: ignore[attr-defined]
+        if not isinstance(task, Task):
+            raise ConfigurationError(f"FineTuner needs a Task as datamodule, got {type(task).__name__}")
+        return task
+
+    @property
+    def run_seed(self) -> int:
+        """The seed of directions and batches: `seed`, or what the global generator was last seeded with."""
+        return torch.initial_seed() if self.seed is None else self.seed
+
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """Load the backbone's tokenizer."""
+        return load_tokenizer(self.backbone)
+
+    # Training
+
+    @override
+    def on_train_start(self) -> None:
+        assert self._recipe is not None
+        self._recipe.reassert()
+        self.strategy.setup(self.network)
+        self.strategy.on_train_start(self)
+
+    @override
+    def training_step(self, batch: OptionBatch, batch_idx: int) -> None:
+        """Let the strategy take one step on a batch."""
+        optimizer = self.optimizers()
+        assert isinstance(optimizer, LightningOptimizer)
+        lr = optimizer.param_groups[0]["lr"]
+        closure = BatchLoss(self.task, self.network, batch, self.micro_batch_size)
+        loss = self.strategy.training_step(cast("Optimizer", optimizer), closure)
+        self.forward_passes += closure.calls
+        scheduler = self.lr_schedulers()
+        if isinstance(scheduler, LRScheduler):
+            scheduler.step()
+        metrics = self.strategy.metrics(optimizer.optimizer)
+        skipped = self.strategy.skipped(optimizer.optimizer)
+        if skipped is not None:
+            metrics["skipped"] = skipped[0].float()
+        self.log_dict({"train/loss": loss, **{f"train/{name}": value for name, value in metrics.items()}, "lr": lr})
+        self.log_axis()
+
+    @override
+    def on_train_batch_end(self, outputs: Any, batch: OptionBatch, batch_idx: int) -> None:
+        self.strategy.on_train_batch_end(self)
+        if self.global_step % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            stop_if_diverged(self.trainer, self.strategy.skipped(self.trainer.optimizers[0]))
+
+    @override
+    def on_train_end(self) -> None:
+        """Validate the last step, if no validation fell on it, and take up the weights that were best on dev."""
+        if self._validated_at != self.global_step and self.trainer.enable_validation:
+            self.trainer.validating = True
+            self.trainer.fit_loop.epoch_loop.val_loop.run()
+            self.trainer.training = True
+        self._restore_best()
+
+    def log_axis(self) -> None:
+        """Put what is logged beside this on an axis that counts optimizer steps; Lightning's own counts from zero."""
+        self.log("step", torch.tensor(float(self.global_step)))
+
+    # Evaluation
+
+    @override
+    def on_validation_epoch_start(self) -> None:
+        self._metrics.reset()
+
+    @override
+    def validation_step(self, batch: OptionBatch, batch_idx: int) -> None:
+        self._evaluate_step(batch, "val")
+
+    @override
+    def on_validation_epoch_end(self) -> None:
+        metrics = self._finish_evaluation("val")
+        if not self.trainer.sanity_checking:
+            self._validated_at = self.global_step
+            self.strategy.on_validation_end(self, metrics)
+
+    @override
+    def on_test_epoch_start(self) -> None:
+        self._metrics.reset()
+
+    @override
+    def test_step(self, batch: OptionBatch, batch_idx: int) -> None:
+        self._evaluate_step(batch, "test")
+
+    @override
+    def on_test_epoch_end(self) -> None:
+        self._finish_evaluation("test")
+
+    @override
+    def predict_step(self, batch: OptionBatch, batch_idx: int) -> dict[str, Tensor]:
+        """Return the scores [batch, options], the predicted option [batch] and the right one [batch]."""
+        scores = self.task.scores(self.network, batch)
+        return {"scores": scores, "prediction": scores.argmax(-1), "answer": batch.answers}
+
+    @torch.no_grad()
+    def evaluate(self, loader: Iterable[OptionBatch]) -> dict[str, float]:
+        """Return the task's metrics over a loader, outside of any Trainer loop."""
+        metrics = self.task.metrics().to(self.device)
+        training = self.network.training
+        self.network.eval()
+        for batch in loader:
+            placed = batch.to(self.device)
+            metrics.update(self.task.scores(self.network, placed).argmax(-1), placed.answers)
+        self.network.train(training)
+        return {name: float(value) for name, value in metrics.compute().items()}
+
+    def _evaluate_step(self, batch: OptionBatch, prefix: str) -> None:
+        with phase("validation"):
+            loss, scores = self.task.loss_and_scores(self.network, batch)
+        self._metrics.update(scores.argmax(-1), batch.answers)
+        self.log(f"{prefix}/loss", loss, batch_size=self.task.loss_weight(batch))
+
+    def _finish_evaluation(self, prefix: str) -> dict[str, Tensor]:
+        metrics = {f"{prefix}/{name}": value for name, value in self._metrics.compute().items()}
+        self.log_dict(metrics)
+        self.log_axis()
+        return metrics
+
+    # Checkpoints
+
+    def export(self, folder: str | Path) -> None:
+        """Write the model and its tokenizer as a Hugging Face folder."""
+        export(self.network, self.tokenizer(), Path(folder))
+
+    @override
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["zolightning"] = {"forward_passes": self.forward_passes, "strategy": self.strategy.state_dict()}
+        if self.scheme != "full":
+            trainable = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
+            state = checkpoint["state_dict"]
+            checkpoint["state_dict"] = {name: value for name, value in state.items() if name in trainable}
+
+    @override
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.forward_passes = checkpoint["zolightning"]["forward_passes"]
+        self.strategy.load_state_dict(checkpoint["zolightning"]["strategy"])
+
+    def best_checkpoint(self) -> ModelCheckpoint | None:
+        """Return the Trainer's callback that keeps the best weights by a metric, or None."""
+        callbacks: list[Checkpoint] = self.trainer.checkpoint_callbacks
+        kept = (c for c in callbacks if isinstance(c, ModelCheckpoint) and c.monitor is not None)
+        return next(kept, None)
+
+    def _restore_best(self) -> None:
+        best = self.best_checkpoint()
+        if best is None or not best.best_model_path:
+            return
+        state = torch.load(best.best_model_path, map_location="cpu", weights_only=True)["state_dict"]
+        self.load_state_dict(state, strict=self.strict_loading)

@@ -1,0 +1,1 @@
+"""Backbones: loading, fine-tuning schemes, and the scoring of answer options."""

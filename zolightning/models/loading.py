@@ -1,0 +1,117 @@
+"""Loading backbones: causal language models in Hugging Face format, from the hub, a folder, or this package."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import nn
+
+from zolightning.errors import ConfigurationError
+from zolightning.sample import MODEL
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+Dtype = Literal["float32", "bfloat16", "float16", "float64"]
+Attention = Literal["sdpa", "eager", "flash_attention_2"]
+
+SAMPLE = "sample"
+_WEIGHT_FILES = ("*.safetensors", "pytorch_model*.bin")
+
+
+def resolve(backbone: str) -> str:
+    """Return the hub id or folder that a recipe's `backbone` names; `sample` is the model inside this package.
+
+    Raises:
+        ConfigurationError: if it is a folder without a model, or looks like a path and is not there.
+    """
+    if backbone == SAMPLE:
+        return str(MODEL)
+    folder = Path(backbone).expanduser()
+    if not folder.is_dir():
+        if folder.is_absolute() or backbone.startswith((".", "~")) or backbone.count("/") > 1:
+            raise ConfigurationError(f"backbone: there is no folder {backbone}; give a hub id or an existing folder")
+        return backbone
+    if not (folder / "config.json").is_file():
+        raise ConfigurationError(f"backbone: {folder} holds no config.json, so no Hugging Face model")
+    if not any(next(folder.glob(pattern), None) for pattern in _WEIGHT_FILES):
+        raise ConfigurationError(f"backbone: {folder} holds no weights ({' or '.join(_WEIGHT_FILES)})")
+    return str(folder)
+
+
+def load_config(backbone: str) -> PretrainedConfig:
+    """Load a backbone's configuration.
+
+    Raises:
+        ConfigurationError: if it cannot be had, or the model is not a causal language model.
+    """
+    from transformers import AutoConfig
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    place = resolve(backbone)
+    try:
+        config: PretrainedConfig = AutoConfig.from_pretrained(place)
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(f"backbone: cannot load {backbone}: {error}") from error
+    architectures = config.architectures or [MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config.model_type, "none")]
+    if not set(architectures) & set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()):
+        raise ConfigurationError(
+            f"backbone: {backbone} is {' and '.join(architectures)}, not a causal language model such as "
+            "LlamaForCausalLM or OPTForCausalLM"
+        )
+    return config
+
+
+def load_tokenizer(backbone: str) -> PreTrainedTokenizerBase:
+    """Load a backbone's tokenizer.
+
+    Raises:
+        ConfigurationError: if it cannot be had.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(resolve(backbone))
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(f"backbone: cannot load the tokenizer of {backbone}: {error}") from error
+    return tokenizer
+
+
+def load_model(backbone: str, dtype: Dtype, attention: Attention) -> PreTrainedModel:
+    """Load a backbone with its weights in `dtype`; buffers such as rotary frequencies stay in float32.
+
+    Args:
+        backbone: hub id, folder, or `sample`.
+        dtype: of the weights.
+        attention: the implementation; sdpa is right nearly always.
+
+    Raises:
+        ConfigurationError: if it cannot be had.
+    """
+    from transformers import AutoModelForCausalLM
+
+    try:
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+            resolve(backbone), dtype=getattr(torch, dtype), attn_implementation=attention
+        )
+    except (OSError, ValueError, ImportError) as error:
+        raise ConfigurationError(f"backbone: cannot load {backbone}: {error}") from error
+    return model
+
+
+def max_positions(config: PretrainedConfig) -> int | None:
+    """Return how many tokens the model can read, or None where its configuration sets no limit."""
+    limit = config.get_text_config().to_dict().get("max_position_embeddings")
+    return int(limit) if limit else None
+
+
+def export(model: nn.Module, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Write a model and its tokenizer as a Hugging Face folder (safetensors); of an adapter, the adapter alone."""
+    from peft import PeftModel
+    from transformers import PreTrainedModel
+
+    assert isinstance(model, PreTrainedModel | PeftModel)
+    model.save_pretrained(str(folder))
+    tokenizer.save_pretrained(folder)

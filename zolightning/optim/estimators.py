@@ -1,0 +1,56 @@
+"""Estimators: from losses at perturbed weights to projected gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+Closure = Callable[[], Tensor]
+Probe = Callable[[int, float], AbstractContextManager[None]]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What the probes of one step found. All tensors stay on the loss's device; reading one waits for the device.
+
+    Args:
+        loss: the loss at the unperturbed weights, to second order in eps: the mean over the probes [].
+        projected_gradients: one a query; zero where the step is to be skipped [queries].
+        finite: whether every probe's loss was finite; if not, the step must change nothing [].
+    """
+
+    loss: Tensor
+    projected_gradients: Tensor
+    finite: Tensor
+
+
+def two_sided(probe: Probe, closure: Closure, eps: float, num_queries: int) -> Estimate:
+    """Simultaneous perturbation (SPSA): g_i = (f(theta + eps z_i) - f(theta - eps z_i)) / (2 eps).
+
+    Spall 1992; MeZO, arXiv 2305.17333, definition 1 and algorithm 1. E[g z] is the gradient up to O(eps^2).
+
+    Args:
+        probe: `probe(query, scale)` lets the forwards within it see theta + scale z_query.
+        closure: returns the loss [].
+        eps: the smoothing parameter.
+        num_queries: directions; each takes two forwards.
+    """
+    plus, minus = [], []
+    for query in range(num_queries):
+        with probe(query, eps):
+            plus.append(wide(closure()))
+        with probe(query, -eps):
+            minus.append(wide(closure()))
+    losses = torch.stack([torch.stack(plus), torch.stack(minus)])
+    finite = torch.isfinite(losses).all()
+    projected = (losses[0] - losses[1]) / (2 * eps)
+    return Estimate(losses.mean(), torch.where(finite, projected, torch.zeros_like(projected)), finite)
+
+
+def wide(loss: Tensor) -> Tensor:
+    """Return a loss in float32 at least: in half precision the difference of two losses is mostly quantisation."""
+    return loss.detach().to(torch.promote_types(loss.dtype, torch.float32))

@@ -1,0 +1,25 @@
+"""Counting the steps that are skipped because a loss was not finite, without waiting for the device."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+class SkipGuard:
+    """Three counters on the loss's device."""
+
+    def __init__(self) -> None:
+        self._counts = torch.zeros(3, dtype=torch.int64)
+
+    @property
+    def counts(self) -> Tensor:
+        """Skipped steps, int64 [3]: in all, in a row up to now, and the longest row so far."""
+        return self._counts
+
+    def watch(self, finite: Tensor) -> None:
+        """Note whether a step's losses were finite [], bool."""
+        counts = self._counts.to(finite.device, non_blocking=True)
+        bad = (~finite).to(torch.int64)
+        in_a_row = (counts[1] + bad) * bad
+        self._counts = torch.stack([counts[0] + bad, in_a_row, torch.maximum(counts[2], in_a_row)])

@@ -1,0 +1,188 @@
+"""The zeroth-order optimizer: named parameters, a step counter, probes inside the forward, and a non-finite guard."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from typing_extensions import override
+
+from zolightning.errors import ConfigurationError
+from zolightning.optim.estimators import Closure, Estimate, two_sided
+from zolightning.optim.groups import decay_groups
+from zolightning.optim.guard import SkipGuard
+from zolightning.optim.sparsity import Sparsity
+from zolightning.perturbation.engine import Engine
+from zolightning.perturbation.kernels import Rounding
+from zolightning.perturbation.noise import LAYOUT_VERSION, Lane, Stream
+from zolightning.perturbation.phases import phase
+
+_THRESHOLDS = ("threshold", "cut")
+
+
+class ZerothOrderOptimizer(Optimizer):
+    """Base of optimizers that see a model through its losses alone.
+
+    A subclass overrides `update`, and `estimate` if its projected gradients are not two-sided. The step counter and the
+    seed live in the parameter groups, so that every checkpoint format keeps them; each parameter has a 0-dimensional
+    `step` state made in the constructor, which sharded checkpoints need.
+
+    Args:
+        model: the model whose trainable parameters are optimised.
+        lr: learning rate.
+        eps: smoothing parameter.
+        num_queries: directions a step.
+        weight_decay: decoupled weight decay; parameters of one dimension (biases, norms) are exempt.
+        seed: the run's seed, 64 bits: with the step and the parameters' names it determines every direction.
+        sparsity: which weights are perturbed and updated; None for all.
+        rounding: how updates of half-precision weights are rounded; see `zolightning.perturbation.rounding`.
+        compiled: whether to compile the kernels; None compiles for models of a million trainable weights or more.
+
+    Raises:
+        ConfigurationError: if no parameter is trainable, or a number is out of its range.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        lr: float,
+        eps: float,
+        num_queries: int = 1,
+        weight_decay: float = 0.0,
+        seed: int = 0,
+        sparsity: Sparsity | None = None,
+        rounding: Rounding = "stochastic",
+        compiled: bool | None = None,
+    ) -> None:
+        check_hyperparameters(lr=lr, eps=eps, num_queries=num_queries, weight_decay=weight_decay)
+        super().__init__(decay_groups(model.parameters(), weight_decay), {"lr": lr, "eps": eps})
+        for group in self.param_groups:
+            group.update(step=0, seed=seed, layout=LAYOUT_VERSION)
+        self.num_queries = num_queries
+        self.rounding: Rounding = rounding
+        self.guard = SkipGuard()
+        self.last: Estimate | None = None
+        self.engine = Engine(model, compiled)
+        for name, parameter in self.engine.parameters.items():
+            self.state[parameter]["step"] = torch.zeros((), dtype=torch.int64)
+            stream = self.engine.stream(name, Stream(seed, parameter=0, step=0, lane=Lane.MASK))
+            selection = None if sparsity is None else sparsity.select(parameter, stream)
+            if selection is not None:
+                self.engine.selections[name] = selection
+                self.state[parameter].update(threshold=selection.threshold, cut=selection.cut)
+        self.register_state_dict_pre_hook(_write_steps)
+
+    @property
+    def step_count(self) -> int:
+        """Steps taken so far."""
+        return int(self.param_groups[0]["step"])
+
+    @property
+    def seed(self) -> int:
+        """The run's seed."""
+        return int(self.param_groups[0]["seed"])
+
+    @property
+    def eps(self) -> float:
+        """The smoothing parameter."""
+        return float(self.param_groups[0]["eps"])
+
+    @override
+    @torch.no_grad()
+    def step(self, closure: Closure | None = None) -> Tensor:  # type: ignore[override]
+        """Probe, then move the weights.
+
+        Args:
+            closure: returns the loss [] of the step's batch; called without gradients at perturbed weights, always with
+                the same data.
+
+        Returns:
+            The loss at the unperturbed weights, estimated as the mean over the probes [], on its device.
+
+        Raises:
+            ConfigurationError: if no closure is given.
+        """
+        if closure is None:
+            raise ConfigurationError(
+                "a zeroth-order step needs a closure that returns the loss: optimizer.step(closure)"
+            )
+        with phase("probe"):
+            estimate = self.estimate(closure)
+        self.guard.watch(estimate.finite)
+        with phase("update"):
+            self.update(estimate)
+        for group in self.param_groups:
+            group["step"] += 1
+        self.last = estimate
+        return estimate.loss
+
+    def estimate(self, closure: Closure) -> Estimate:
+        """Return the step's projected gradients."""
+        return two_sided(self.probe, closure, self.eps, self.num_queries)
+
+    def update(self, estimate: Estimate) -> None:
+        """Move the weights; where `estimate.finite` is false nothing may change."""
+        raise NotImplementedError
+
+    def probe(self, query: int, scale: float) -> AbstractContextManager[None]:
+        """Let the forwards within the context see theta + scale z_query; theta itself does not move."""
+        return self.engine.perturbed(self.place(query), scale)
+
+    def place(self, query: int) -> Stream:
+        """Return where this step's noise for a query begins, whatever the parameter."""
+        return Stream(self.seed, parameter=0, step=self.step_count, query=query)
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore the counters, seed and thresholds.
+
+        Raises:
+            ConfigurationError: if the directions of the checkpoint were made by another layout of the noise.
+        """
+        layout = state_dict["param_groups"][0].get("layout")
+        if layout != LAYOUT_VERSION:
+            raise ConfigurationError(
+                f"the checkpoint's directions have noise layout {layout}, this version makes layout {LAYOUT_VERSION}: "
+                "the run cannot go on as it began"
+            )
+        super().load_state_dict(state_dict)
+        # torch casts state to the parameters' dtype, which would round the thresholds' integers.
+        for saved, group in zip(state_dict["param_groups"], self.param_groups, strict=True):
+            for index, parameter in zip(saved["params"], group["params"], strict=True):
+                for key in _THRESHOLDS:
+                    if key in state_dict["state"][index]:
+                        self.state[parameter][key] = state_dict["state"][index][key].to(parameter.device)
+        for name, selection in self.engine.selections.items():
+            state = self.state[self.engine.parameters[name]]
+            stream = replace(selection.stream, seed=self.seed)
+            self.engine.selections[name] = replace(
+                selection, threshold=state["threshold"], cut=state["cut"], stream=stream
+            )
+
+
+def check_hyperparameters(*, lr: float, eps: float, num_queries: int = 1, weight_decay: float = 0.0) -> None:
+    """Check the numbers that all zeroth-order methods share.
+
+    Raises:
+        ConfigurationError: if a number is out of its range.
+    """
+    if not lr >= 0:
+        raise ConfigurationError(f"lr must not be negative, got {lr}")
+    if not eps > 0:
+        raise ConfigurationError(f"eps, the smoothing parameter, must be positive, got {eps}; 1e-3 is usual")
+    if num_queries < 1:
+        raise ConfigurationError(f"num_queries must be at least 1, got {num_queries}")
+    if not weight_decay >= 0:
+        raise ConfigurationError(f"weight_decay must not be negative, got {weight_decay}")
+
+
+def _write_steps(optimizer: Optimizer) -> None:
+    """Bring the per-parameter counters up to date; between checkpoints the groups' counter is the one that counts."""
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            optimizer.state[parameter]["step"].fill_(group["step"])

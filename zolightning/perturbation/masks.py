@@ -1,0 +1,136 @@
+"""Masks as functions of the weight: an element is selected if its integer key is at most a threshold.
+
+Nothing of a weight's size is stored: a mask is two integers per tensor, and is made anew from the true weights wherever
+it is needed (Sparse-MeZO's "computing the mask in the forward pass", arXiv 2402.15751, section 3.4).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from zolightning.perturbation.noise import Stream, stream_raw
+
+Score = Literal["magnitude", "large", "random"]
+
+_DIGIT_BITS = 16
+_CHUNK = 1 << 20
+_INTEGER = {
+    torch.float64: (torch.int64, 63),
+    torch.float32: (torch.int32, 31),
+    torch.bfloat16: (torch.int16, 15),
+    torch.float16: (torch.int16, 15),
+}
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which elements of one tensor are perturbed and updated.
+
+    An element is selected if its key is below `threshold`, or equals it and its index is at most `cut`. The second
+    clause breaks ties, which half-precision weights have in plenty, so that the selected fraction is exact.
+
+    Args:
+        score: what the key is: the magnitude, its reverse, or a random word.
+        threshold: int64 [].
+        cut: int64 [].
+        stream: where random keys come from.
+    """
+
+    score: Score
+    threshold: Tensor
+    cut: Tensor
+    stream: Stream
+
+
+def keys(score: Score, weight: Tensor, words: Tensor) -> Tensor:
+    """Return each element's integer key, int64 [n]; a smaller key is selected first.
+
+    The bits of a non-negative float, read as an integer, are ordered as the floats are: comparing them is exact.
+
+    Args:
+        score: `magnitude` selects small weights first, `large` large ones, `random` by a random word.
+        weight: float [n].
+        words: the place in the mask lane's stream, int64 [6]; read by `random` alone.
+    """
+    if score == "random":
+        return stream_raw(words, weight.numel())
+    integer, bits = _INTEGER[weight.dtype]
+    magnitude = weight.abs().view(integer).to(torch.int64)
+    return magnitude if score == "magnitude" else (2**bits - 1) - magnitude
+
+
+def mask_of(selection: Selection, weight: Tensor) -> Tensor:
+    """Return the mask of a whole flat weight, bool [n]."""
+    words = selection.stream.words(weight.device)
+    first = torch.zeros((), dtype=torch.int64, device=weight.device)
+    return selected(keys(selection.score, weight, words), first, selection.threshold, selection.cut)
+
+
+def selected(key: Tensor, first_element: Tensor, threshold: Tensor, cut: Tensor) -> Tensor:
+    """Return the mask, bool [n], of elements whose indices start at `first_element`."""
+    index = torch.arange(key.numel(), device=key.device) + first_element
+    return (key < threshold) | ((key == threshold) & (index <= cut))
+
+
+def select_smallest(score: Score, weight: Tensor, count: int, stream: Stream) -> Selection:
+    """Find the selection that holds exactly `count` elements of `weight`, in chunks, without sorting or copying it.
+
+    Args:
+        score: what the elements are ranked by.
+        weight: float [n], flat.
+        count: how many elements to select, 1 to n.
+        stream: the mask lane's stream of this parameter.
+
+    Raises:
+        ValueError: if `count` is outside [1, n].
+    """
+    if not 1 <= count <= weight.numel():
+        raise ValueError(f"count must lie in [1, {weight.numel()}], got {count}")
+
+    def chunks() -> Iterator[Tensor]:
+        for start in range(0, weight.numel(), _CHUNK):
+            yield keys(score, weight[start : start + _CHUNK], stream.words(weight.device, start))
+
+    bits = 32 if score == "random" else _INTEGER[weight.dtype][1]
+    threshold, ties = _kth_smallest(chunks, count, bits)
+    cut = _index_of_tie(chunks, threshold, ties)
+    as_tensor = torch.tensor([threshold, cut], dtype=torch.int64, device=weight.device)
+    return Selection(score, as_tensor[0], as_tensor[1], stream)
+
+
+def _kth_smallest(chunks: Callable[[], Iterator[Tensor]], count: int, bits: int) -> tuple[int, int]:
+    """Return the count-th smallest key, and how many keys equal to it are among the `count` smallest.
+
+    A radix selection: one pass over the keys for each digit, a histogram of that digit among the keys that share the
+    digits found so far. Histograms of shards add up, so the same search works on a sharded weight.
+    """
+    prefix, remaining = 0, count
+    for shift in range(-(-bits // _DIGIT_BITS) * _DIGIT_BITS - _DIGIT_BITS, -1, -_DIGIT_BITS):
+        histogram: Tensor | None = None
+        for chunk in chunks():
+            matching = chunk[(chunk >> (shift + _DIGIT_BITS)) == prefix]
+            counts = torch.bincount((matching >> shift) & (2**_DIGIT_BITS - 1), minlength=2**_DIGIT_BITS)
+            histogram = counts if histogram is None else histogram + counts
+        assert histogram is not None
+        total = histogram.cumsum(0)
+        digit = int(torch.searchsorted(total, remaining))
+        remaining -= int(total[digit - 1]) if digit else 0
+        prefix = (prefix << _DIGIT_BITS) | digit
+    return prefix, remaining
+
+
+def _index_of_tie(chunks: Callable[[], Iterator[Tensor]], threshold: int, ties: int) -> int:
+    """Return the index of the `ties`-th key that equals the threshold."""
+    offset = 0
+    for chunk in chunks():
+        places = (chunk == threshold).nonzero().flatten()
+        if ties <= places.numel():
+            return offset + int(places[ties - 1])
+        ties -= places.numel()
+        offset += chunk.numel()
+    raise AssertionError("the threshold is a key, so the tie is found")

@@ -1,0 +1,42 @@
+"""Run folders: `<trainer.default_root_dir>/version_<n>`, and which of them `best` and `last` mean."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from zolightning.errors import ConfigurationError
+
+KEYWORDS = ("best", "last")
+
+
+def resolve_checkpoint(name: str, root: Path) -> Path:
+    """Return the newest `best.ckpt` or `last.ckpt` under a root, or the file that is named.
+
+    Args:
+        name: `best`, `last`, or a file.
+        root: where runs are kept.
+
+    Raises:
+        ConfigurationError: if there is none.
+    """
+    if name not in KEYWORDS:
+        path = Path(name).expanduser()
+        if not path.exists():
+            raise ConfigurationError(f"ckpt_path: there is no {path}; give a file, or one of {', '.join(KEYWORDS)}")
+        return path
+    found = list(root.glob(f"version_*/checkpoints/{name}.ckpt"))
+    if not found:
+        raise ConfigurationError(
+            f"ckpt_path: no run under {root} has a {name} checkpoint; set trainer.default_root_dir to where the run was"
+        )
+    return max(found, key=lambda path: path.stat().st_mtime)
+
+
+def version_of(checkpoint: Path, root: Path) -> int | None:
+    """Return the number of the run that a checkpoint belongs to, so that a resumed run goes on in its folder."""
+    folder = checkpoint.resolve().parent.parent
+    prefix = "version_"
+    if folder.parent != root.resolve() or not folder.name.startswith(prefix):
+        return None
+    number = folder.name.removeprefix(prefix)
+    return int(number) if number.isdigit() else None

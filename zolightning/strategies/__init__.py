@@ -1,0 +1,13 @@
+"""Strategies: how the weights move, one zeroth- or first-order method a file."""
+
+from __future__ import annotations
+
+from zolightning.strategies.base import Strategy
+from zolightning.strategies.first_order import FirstOrder
+from zolightning.strategies.fo_adam import FOAdam
+from zolightning.strategies.fo_sgd import FOSGD
+from zolightning.strategies.sparse_mezo import SparseMeZO
+from zolightning.strategies.zeroth_order import ZerothOrder
+from zolightning.strategies.zo_sgd import ZOSGD
+
+__all__ = ("FOSGD", "ZOSGD", "FOAdam", "FirstOrder", "SparseMeZO", "Strategy", "ZerothOrder")

@@ -1,0 +1,90 @@
+"""The strategy: how the weights move. What a user picks in YAML, or subclasses to try a method of their own."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from zolightning.optim.estimators import Closure
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from zolightning.finetuner import FineTuner
+
+
+class Strategy:
+    """How theta moves, as a set of hooks with a default each: a method overrides only what differs.
+
+    The hooks, in the order in which a run calls them: `setup`, `configure_optimizer`, `load_state_dict` (on resume),
+    `on_train_start`, then for each batch `training_step` and `on_train_batch_end`, and after each validation
+    `on_validation_end`. The optimizer is a `torch.optim.Optimizer` whose `step(closure)` is a whole step, so that a
+    strategy also works in a bare loop and in Fabric.
+
+    Example:
+        >>> import torch
+        >>> from zolightning.strategies import ZOSGD
+        >>> model = torch.nn.Linear(4, 1)
+        >>> data, target = torch.randn(8, 4), torch.randn(8, 1)
+        >>> optimizer = ZOSGD(lr=1e-2, eps=1e-3).configure(model, seed=0)
+        >>> for _ in range(10):
+        ...     loss = optimizer.step(lambda: torch.nn.functional.mse_loss(model(data), target))
+    """
+
+    def configure(self, model: nn.Module, *, seed: int = 0) -> Optimizer:
+        """Make a model ready and return its optimizer, for use without Lightning.
+
+        Args:
+            model: the model; its parameters with requires_grad are trained.
+            seed: the run's seed, 64 bits.
+        """
+        self.setup(model)
+        return self.configure_optimizer(model, seed)
+
+    def setup(self, model: nn.Module) -> None:
+        """Prepare the model before its optimizer is made: its mode, or what trains."""
+
+    def configure_optimizer(self, model: nn.Module, seed: int) -> Optimizer:
+        """Return the optimizer.
+
+        Args:
+            model: the model; its parameters with requires_grad are trained.
+            seed: the run's seed, 64 bits.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must override configure_optimizer")
+
+    def on_train_start(self, module: FineTuner) -> None:
+        """Called once, after a checkpoint has been restored and before the first batch."""
+
+    def training_step(self, optimizer: Optimizer, closure: Closure) -> Tensor:
+        """Take one step and return the loss [].
+
+        Args:
+            optimizer: what `configure_optimizer` returned, perhaps wrapped by Lightning or Fabric. Step it exactly once
+                a batch: the run counts its steps.
+            closure: returns the loss [] of the batch at the weights as they are.
+        """
+        return cast("Tensor", optimizer.step(closure=closure))  # type: ignore[arg-type]
+
+    def on_train_batch_end(self, module: FineTuner) -> None:
+        """Called after each step."""
+
+    def on_validation_end(self, module: FineTuner, metrics: Mapping[str, Tensor]) -> None:
+        """Called after each validation with its metrics, such as `val/accuracy`."""
+
+    def metrics(self, optimizer: Optimizer) -> dict[str, Tensor]:
+        """Return what to log of the last step, by name; tensors stay on their device."""
+        return {}
+
+    def skipped(self, optimizer: Optimizer) -> Tensor | None:
+        """Return the counts of skipped steps, int64 [3] (in all, in a row, longest row), or None if none is counted."""
+        return None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint must hold of the strategy beside its optimizer's state."""
+        return {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore what `state_dict` returned."""

@@ -1,0 +1,46 @@
+"""What the first-order strategies share."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from typing_extensions import override
+
+from zolightning.errors import ConfigurationError
+from zolightning.optim.first_order import BackpropAdamW, BackpropSGD
+from zolightning.strategies.base import Strategy
+
+
+class FirstOrder(Strategy):
+    """Base of strategies that use the gradient by backpropagation, for comparison.
+
+    A subclass overrides `configure_optimizer`.
+
+    Args:
+        lr: learning rate.
+        weight_decay: decoupled weight decay; biases and norms are exempt.
+        clip_norm: the largest norm of the whole gradient, or None for no clipping.
+
+    Raises:
+        ConfigurationError: if lr or weight_decay is negative, or clip_norm is not positive.
+    """
+
+    def __init__(self, lr: float, weight_decay: float = 0.0, clip_norm: float | None = None) -> None:
+        if not lr >= 0:
+            raise ConfigurationError(f"lr must not be negative, got {lr}")
+        if not weight_decay >= 0:
+            raise ConfigurationError(f"weight_decay must not be negative, got {weight_decay}")
+        if clip_norm is not None and not clip_norm > 0:
+            raise ConfigurationError(f"clip_norm must be positive, or null for no clipping, got {clip_norm}")
+        self.lr = lr
+        self.weight_decay = weight_decay
+        self.clip_norm = clip_norm
+
+    @override
+    def setup(self, model: nn.Module) -> None:
+        """Turn dropout on, where the model has it."""
+        model.train()
+
+    @override
+    def skipped(self, optimizer: Optimizer) -> Tensor | None:
+        return optimizer.guard.counts if isinstance(optimizer, BackpropSGD | BackpropAdamW) else None

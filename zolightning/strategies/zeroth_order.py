@@ -1,0 +1,58 @@
+"""What all zeroth-order strategies share."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from typing_extensions import override
+
+from zolightning.optim.zeroth_order import ZerothOrderOptimizer, check_hyperparameters
+from zolightning.perturbation.kernels import Rounding
+from zolightning.strategies.base import Strategy
+
+
+class ZerothOrder(Strategy):
+    """Base of strategies that use forward passes only.
+
+    A subclass overrides `configure_optimizer`.
+
+    Args:
+        lr: learning rate.
+        eps: smoothing parameter: how far the probes step along a direction.
+        num_queries: directions a step; the estimate is their mean.
+        weight_decay: decoupled weight decay; biases and norms are exempt.
+        rounding: how updates of half-precision weights are rounded; stochastic keeps the small ones.
+
+    Raises:
+        ConfigurationError: if lr or weight_decay is negative, eps is not positive, or num_queries is below 1.
+    """
+
+    def __init__(
+        self,
+        lr: float,
+        eps: float,
+        num_queries: int = 1,
+        weight_decay: float = 0.0,
+        rounding: Rounding = "stochastic",
+    ) -> None:
+        check_hyperparameters(lr=lr, eps=eps, num_queries=num_queries, weight_decay=weight_decay)
+        self.lr = lr
+        self.eps = eps
+        self.num_queries = num_queries
+        self.weight_decay = weight_decay
+        self.rounding: Rounding = rounding
+
+    @override
+    def setup(self, model: nn.Module) -> None:
+        """Turn dropout off: the two probes of a direction must differ by the direction alone."""
+        model.eval()
+
+    @override
+    def metrics(self, optimizer: Optimizer) -> dict[str, Tensor]:
+        """Return the mean projected gradient of the last step."""
+        last = optimizer.last if isinstance(optimizer, ZerothOrderOptimizer) else None
+        return {} if last is None else {"projected_grad": last.projected_gradients.mean()}
+
+    @override
+    def skipped(self, optimizer: Optimizer) -> Tensor | None:
+        return optimizer.guard.counts if isinstance(optimizer, ZerothOrderOptimizer) else None

@@ -1,0 +1,38 @@
+"""What a task's training minimises, given the log-likelihoods of option tokens."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from zolightning.errors import ConfigurationError
+from zolightning.models.batch import OptionBatch
+from zolightning.models.scoring import mean_log_likelihoods
+
+Objective = Literal["classification", "lm"]
+
+
+def check_objective(objective: str) -> None:
+    """Refuse an unknown objective.
+
+    Raises:
+        ConfigurationError: If it is none of ``Objective``.
+    """
+    if objective not in get_args(Objective):
+        raise ConfigurationError(f"objective must be one of {', '.join(get_args(Objective))}, got {objective!r}")
+
+
+def objective_loss(objective: Objective, likelihoods: Tensor, batch: OptionBatch) -> Tensor:
+    """Mean loss [] from token log-likelihoods [batch, options, tokens]: over examples, or for ``lm`` gold tokens."""
+    if objective == "classification":
+        return cross_entropy(mean_log_likelihoods(likelihoods, batch), batch.answers)
+    examples = torch.arange(batch.num_examples, device=batch.answers.device)
+    return -likelihoods[examples, batch.answers].sum() / batch.num_gold_tokens
+
+
+def objective_weight(objective: Objective, batch: OptionBatch) -> int:
+    """How many terms the mean of ``objective_loss`` has."""
+    return batch.num_examples if objective == "classification" else batch.num_gold_tokens

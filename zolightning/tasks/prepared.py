@@ -1,0 +1,58 @@
+"""All of a task's splits as tokens, ready to load."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from lightning.pytorch.utilities import rank_zero_info
+
+from zolightning.models.batch import Example
+from zolightning.tasks.cache import cache_key, cached
+from zolightning.tasks.encoding import Question, check_fast, encode
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class PreparedSplits:
+    """Tokenised splits.
+
+    Attributes:
+        key: A digest of what they were made from.
+        examples: The examples of each split by its name.
+        pad_id: A token to fill up with.
+    """
+
+    key: str
+    examples: dict[str, list[Example]]
+    pad_id: int
+
+
+def prepare_splits(
+    questions: Mapping[str, Sequence[Question]],
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    known: PreparedSplits | None,
+) -> PreparedSplits:
+    """Tokenise every split and say how many prompts were too long, unless ``known`` was made from the same.
+
+    Raises:
+        ConfigurationError: If a record cannot be tokenised as prompt and options.
+    """
+    check_fast(tokenizer)
+    everything = [question for split in questions.values() for question in split]
+    key = cache_key(everything, tokenizer, max_length)
+    if known is not None and key == known.key:
+        return known
+    examples = cached(key, lambda: encode(everything, tokenizer, max_length))
+    if cut := sum(example.cut for example in examples):
+        rank_zero_info(
+            f"{cut:,} of {len(examples):,} prompts were longer than {max_length:,} tokens and were cut from the left"
+        )
+    rest = iter(examples)
+    splits = {name: [next(rest) for _ in split] for name, split in questions.items()}
+    pad_id = next((i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id) if i is not None), 0)
+    return PreparedSplits(key, splits, pad_id)

@@ -1,0 +1,123 @@
+"""Labelled records from files and from the Hugging Face hub."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TextIO
+
+from zolightning.errors import ConfigurationError
+
+
+@dataclass(frozen=True)
+class Record:
+    """One row of a data set.
+
+    Attributes:
+        fields: Its values by name.
+        origin: Where it was read, such as ``train.jsonl:12``.
+    """
+
+    fields: dict[str, object]
+    origin: str
+
+
+def read_file(path: Path) -> list[Record]:
+    """Read every record of a ``.jsonl``, ``.tsv`` (a header line, no quoting) or ``.csv`` (a header line) file.
+
+    Raises:
+        ConfigurationError: If the file is missing, empty, of another kind, not UTF-8, or has a malformed line.
+    """
+    readers = {".jsonl": _read_jsonl, ".tsv": _read_tsv, ".csv": _read_csv}
+    reader = readers.get(path.suffix.lower())
+    if reader is None:
+        raise ConfigurationError(f"{path}: cannot read {path.suffix!r} files; allowed are {', '.join(readers)}")
+    if not path.is_file():
+        raise ConfigurationError(f"{path}: there is no such file (looked in {path.parent.resolve()})")
+    try:
+        # Only a line feed ends a line: text may hold the other characters that Unicode calls line ends.
+        with path.open(encoding="utf-8-sig", newline="" if reader is _read_csv else "\n") as file:
+            records = list(reader(file, path.name))
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(f"{path}: is not UTF-8 text ({error})") from error
+    if not records:
+        raise ConfigurationError(f"{path}: holds no records")
+    return records
+
+
+def load_hub(path: str, name: str | None, split: str) -> Iterable[Mapping[str, object]]:
+    """Open a split of a data set on the Hugging Face hub, downloading it unless it is in the local cache.
+
+    Args:
+        path: The repository, which must hold data files (``datasets`` 4 and later run no loading scripts).
+        name: The configuration, where the repository has several.
+        split: The split's name.
+
+    Raises:
+        ConfigurationError: If it can be neither downloaded nor found in the cache.
+    """
+    import datasets
+
+    try:
+        rows: Iterable[Mapping[str, object]] = datasets.load_dataset(path, name, split=split)
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(
+            f"cannot load {_title(path, name, split)} from the Hugging Face hub ({error}); with no network, set "
+            f"data_dir to a folder that holds the official files"
+        ) from error
+    return rows
+
+
+def read_hub(path: str, name: str | None, split: str) -> list[Record]:
+    """Read a split of a data set from the Hugging Face hub, or from its local cache.
+
+    Raises:
+        ConfigurationError: If it can be neither downloaded nor found in the cache.
+    """
+    title = _title(path, name, split)
+    return [Record(dict(row), f"{title}:{number}") for number, row in enumerate(load_hub(path, name, split), start=1)]
+
+
+def _title(path: str, name: str | None, split: str) -> str:
+    return f"{path if name is None else f'{path}/{name}'}[{split}]"
+
+
+def _read_jsonl(file: TextIO, name: str) -> Iterator[Record]:
+    for number, line in enumerate(file, start=1):
+        if not line.strip():
+            continue
+        try:
+            fields = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ConfigurationError(f"{name}:{number}: is not JSON ({error})") from error
+        if not isinstance(fields, dict):
+            raise ConfigurationError(f"{name}:{number}: expected a JSON object, got {type(fields).__name__}")
+        yield Record(fields, f"{name}:{number}")
+
+
+def _read_tsv(file: TextIO, name: str) -> Iterator[Record]:
+    rows = ((number, line.rstrip("\r\n").split("\t")) for number, line in enumerate(file, start=1) if line.strip())
+    yield from _tabular(rows, name)
+
+
+def _read_csv(file: TextIO, name: str) -> Iterator[Record]:
+    reader = csv.reader(file, strict=True)
+    try:
+        yield from _tabular(((reader.line_num, row) for row in reader if row), name)
+    except csv.Error as error:
+        raise ConfigurationError(f"{name}:{reader.line_num}: is not CSV ({error})") from error
+
+
+def _tabular(rows: Iterator[tuple[int, list[str]]], name: str) -> Iterator[Record]:
+    _, header = next(rows, (0, []))
+    if len(set(header)) < len(header):
+        raise ConfigurationError(f"{name}:1: the header names a column twice: {', '.join(header)}")
+    for number, row in rows:
+        if len(row) != len(header):
+            raise ConfigurationError(
+                f"{name}:{number}: has {len(row)} columns, the header has {len(header)}: {', '.join(header)}"
+            )
+        yield Record(dict(zip(header, row, strict=True)), f"{name}:{number}")

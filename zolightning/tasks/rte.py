@@ -1,0 +1,28 @@
+"""RTE: does a premise entail a hypothesis?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from zolightning.tasks.base import Task
+from zolightning.tasks.source import Source
+
+
+class RTE(Task):
+    """Recognising textual entailment (Dagan et al. 2005 and its successors), with MeZO's prompt."""
+
+    source = Source(
+        hub="nyu-mll/glue",
+        config="rte",
+        train_file="train.jsonl",
+        validation_file="val.jsonl",
+        rename={"sentence1": "premise", "sentence2": "hypothesis"},
+    )
+    fields = ("premise", "hypothesis", "label")
+    options = ("Yes", "No")
+    # The hub has the labels as numbers, the official files as words.
+    labels: Mapping[str, int] = {"entailment": 0, "not_entailment": 1, "0": 0, "1": 1}
+
+    def prompt(self, fields: Mapping[str, object]) -> str:
+        """Text that an option is to follow."""
+        return f'{fields["premise"]}\nDoes this mean that "{fields["hypothesis"]}" is true? Yes or No?\n'

@@ -1,0 +1,69 @@
+"""Where a task's official splits come from: a folder of files, or the Hugging Face hub."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from zolightning.errors import ConfigurationError
+from zolightning.tasks.records import Record, load_hub, read_file, read_hub
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data set with an official training and an official validation split.
+
+    Attributes:
+        hub: Its repository on the Hugging Face hub.
+        config: Its configuration there, where the repository has several.
+        train: The training split's name there.
+        validation: The validation split's name there.
+        rename: Our names for its fields there, by theirs.
+        train_file: The official training file.
+        validation_file: The official validation file.
+    """
+
+    hub: str
+    train_file: str
+    validation_file: str
+    config: str | None = None
+    train: str = "train"
+    validation: str = "validation"
+    rename: Mapping[str, str] = field(default_factory=dict)
+
+    def read_folder(self, folder: Path) -> tuple[list[Record] | None, list[Record]]:
+        """Read the official files: the training records, or None where there is no such file, and the validation ones.
+
+        Raises:
+            ConfigurationError: If there is no validation file, or a file cannot be read.
+        """
+        train, validation = folder / self.train_file, folder / self.validation_file
+        if not validation.is_file():
+            raise ConfigurationError(
+                f"data_dir={str(folder)!r} must hold {self.train_file} and {self.validation_file}, or the latter "
+                f"alone; it holds {', '.join(sorted(path.name for path in folder.glob('*'))) or 'nothing'}"
+            )
+        return (read_file(train) if train.is_file() else None), read_file(validation)
+
+    def download(self) -> None:
+        """Fetch both splits from the hub, unless they are in the cache.
+
+        Raises:
+            ConfigurationError: If a split is neither on the hub nor in the cache.
+        """
+        for split in (self.train, self.validation):
+            load_hub(self.hub, self.config, split)
+
+    def read_hub(self) -> tuple[list[Record], list[Record]]:
+        """Download, unless they are in the cache, and read both splits.
+
+        Raises:
+            ConfigurationError: If a split is neither on the hub nor in the cache.
+        """
+        splits = [read_hub(self.hub, self.config, split) for split in (self.train, self.validation)]
+        train, validation = ([self._renamed(record) for record in split] for split in splits)
+        return train, validation
+
+    def _renamed(self, record: Record) -> Record:
+        return replace(record, fields={self.rename.get(name, name): value for name, value in record.fields.items()})
