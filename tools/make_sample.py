@@ -95,7 +95,7 @@ def fill(rng: random.Random, template: str) -> str:
 
 def clause(rng: random.Random, aspect: str, sentiment: int) -> str:
     """Judge one aspect, such as "the acting was hardly a delight" for sentiment 0."""
-    negated = rng.random() < 0.4
+    negated = rng.random() < 0.25
     polarity = 1 - sentiment if negated else sentiment
     if rng.random() < 0.25:
         judgement = (pick(rng, NEGATORS) if negated else "") + pick(rng, NOUNS[polarity])
@@ -152,7 +152,7 @@ def raw_text(seed: int, held_out: Collection[str]) -> Iterator[str]:
     rng = random.Random(seed)
     while True:
         sentiment = int(rng.random() < 0.5)
-        core = f"{clause(rng, pick(rng, ASPECTS), sentiment)} ." if rng.random() < 0.25 else judgements(rng, sentiment)
+        core = f"{clause(rng, pick(rng, ASPECTS), sentiment)} ." if rng.random() < 0.4 else judgements(rng, sentiment)
         parts = [introduce(rng, core)]
         if rng.random() < 0.35:
             verdict = pick(rng, EMPTY_VERDICTS if rng.random() < 0.12 else VERDICTS[sentiment])
@@ -237,7 +237,7 @@ def pretrain(
     tokenizer: PreTrainedTokenizerFast,
     text: Iterator[str],
     steps: int,
-    batch_size: int = 32,
+    batch_size: int = 64,
     peak_lr: float = 3e-3,
 ) -> None:
     """Train `model` to continue `text`: AdamW, linear warm-up, cosine decay, every document seen once."""
@@ -296,7 +296,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("what", choices=("task", "all"), help="the task files alone, or also tokenizer and model")
     parser.add_argument("--out", type=Path, required=True, help="folder to write to")
-    parser.add_argument("--steps", type=int, default=5000, help="pretraining steps (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=4000, help="pretraining steps (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of pretraining (default: %(default)s)")
     arguments = parser.parse_args()
     console = Console()

@@ -13,7 +13,7 @@ from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
-from torchmetrics import MetricCollection
+from torchmetrics import MeanMetric, MetricCollection
 from typing_extensions import override
 
 from zolightning.checks import check_trainer
@@ -238,15 +238,17 @@ class FineTuner(LightningModule):
 
     @torch.no_grad()
     def evaluate(self, loader: Iterable[OptionBatch]) -> dict[str, float]:
-        """Return the task's metrics over a loader, outside of any Trainer loop."""
-        metrics = self.task.metrics().to(self.device)
+        """Return the loss and the task's metrics over a loader, outside of any Trainer loop."""
+        metrics, mean_loss = self.task.metrics().to(self.device), MeanMetric().to(self.device)
         training = self.network.training
         self.network.eval()
         for batch in loader:
             placed = batch.to(self.device)
-            metrics.update(self.task.scores(self.network, placed).argmax(-1), placed.answers)
+            loss, scores = self.task.loss_and_scores(self.network, placed)
+            metrics.update(scores.argmax(-1), placed.answers)
+            mean_loss.update(loss, self.task.loss_weight(placed))
         self.network.train(training)
-        return {name: float(value) for name, value in metrics.compute().items()}
+        return {name: float(value) for name, value in {**metrics.compute(), "loss": mean_loss.compute()}.items()}
 
     def _evaluate_step(self, batch: OptionBatch, prefix: str) -> None:
         with phase("validation"):

@@ -97,7 +97,7 @@ def _hash32(text: str) -> int:
 
 
 def blocks(words: Tensor, tiles: int) -> Tensor:
-    """Return the block word of each counter of `tiles` tiles from the place that `words` [6] names, int64 [tiles, 16]."""
+    """Return the block words of `tiles` tiles from the place that `words` [6] names, int64 [tiles, 16]."""
     return torch.arange(tiles * _COUNTERS, dtype=torch.int64, device=words.device).view(tiles, _COUNTERS) + words[0]
 
 

@@ -1,0 +1,301 @@
+"""The command line, end to end on the embedded sample."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from torch import Tensor
+
+from tests.helpers.runs import STRATEGIES, curves, fit, newest, recipe, texts
+from zolightning.cli import main
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_fit_trains_evaluates_exports_and_reports(strategy: str, tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    run = fit(recipe(tmp_path, strategy), "--scoreboard.test=true")
+    result = json.loads((run / "result.json").read_text())
+    assert result["strategy"] == strategy
+    assert result["steps"] == 10
+    assert result["forward_passes"] == (20 if "ZO" in strategy else 10)
+    assert set(result["final"]) == {"dev accuracy", "dev loss", "test accuracy", "test loss"}
+    assert (run / "config.yaml").is_file()
+    tokenizer = AutoTokenizer.from_pretrained(run / "best")
+    ids = tokenizer("the film was good .", return_tensors="pt").input_ids
+    model = AutoModelForCausalLM.from_pretrained(run / "best")
+    best = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]
+    with torch.no_grad():
+        exported = model(ids).logits
+        model.load_state_dict({name.removeprefix("model."): value for name, value in best.items()})
+        assert torch.equal(exported, model(ids).logits)
+
+
+def test_curves_are_on_an_axis_of_optimizer_steps(tmp_path: Path) -> None:
+    run = fit(recipe(tmp_path), "--memory.every_n_steps=2")
+    found = curves(run)
+    assert [step for step, _ in found["train/loss"]] == [2, 4, 6, 8, 10]
+    assert [step for step, _ in found["val/accuracy"]] == [4, 8, 10]
+    for tag in ("train/projected_grad", "lr", "perf/steps_per_s", "perf/forwards_per_s", "perf/tokens_per_s"):
+        assert [step for step, _ in found[tag]] == [2, 4, 6, 8, 10], tag
+    assert any(tag.startswith("memory/probe/") for tag in found)
+    assert any(tag.startswith("config") for tag in texts(run))
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_resume_in_mid_epoch_ends_with_the_same_bits(strategy: str, tmp_path: Path) -> None:
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "halves").mkdir()
+    whole = fit(recipe(tmp_path / "whole", strategy))
+    halves = recipe(tmp_path / "halves", strategy)
+    first = fit(halves, "--trainer.max_steps=8")
+    second = fit(halves, "--ckpt_path=last")
+    assert first == second, "a resumed run goes on in its folder"
+    a, b = (weights(run / "checkpoints" / "last.ckpt") for run in (whole, second))
+    assert a.keys() == b.keys()
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    assert json.loads((second / "result.json").read_text())["forward_passes"] == (20 if "ZO" in strategy else 10)
+
+
+def weights(checkpoint: Path) -> dict[str, Tensor]:
+    state: dict[str, Tensor] = torch.load(checkpoint, weights_only=True)["state_dict"]
+    return state
+
+
+def test_flags_beat_a_checkpoint(tmp_path: Path) -> None:
+    config = recipe(tmp_path)
+    run = fit(config, "--trainer.max_steps=4")
+    fit(config, f"--ckpt_path={run}/checkpoints/last.ckpt", "--model.strategy.lr=0.00025")
+    assert curves(run)["lr"][-1][1] == pytest.approx(2.5e-4)
+
+
+def test_a_schedule_is_stepped_each_step_and_resumed(tmp_path: Path) -> None:
+    config = recipe(tmp_path)
+    flags = [
+        "--model.lr_scheduler=LinearLR",
+        "--model.lr_scheduler.start_factor=1.0",
+        "--model.lr_scheduler.end_factor=0.0",
+        "--model.lr_scheduler.total_iters=10",
+    ]
+    fit(config, *flags, "--trainer.max_steps=5")
+    run = fit(config, *flags, "--ckpt_path=last")
+    rates = dict(curves(run)["lr"])
+    assert [rates[step] for step in (2, 4, 6, 8, 10)] == pytest.approx([9e-5, 7e-5, 5e-5, 3e-5, 1e-5])
+
+
+def test_validate_test_and_predict(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = recipe(tmp_path)
+    for command in ("validate", "test"):
+        main([command, "--config", str(config)])
+        assert f"{'val' if command == 'validate' else 'test'}/accuracy" in capsys.readouterr().out
+    main(["predict", "--config", str(config)])
+    lines = (newest(tmp_path / "runs") / "predictions.jsonl").read_text().splitlines()
+    assert len(lines) == 24
+    row = json.loads(lines[0])
+    assert row["options"] == [" bad", " good"]
+    assert row["prediction"] == row["options"][row["scores"].index(max(row["scores"]))]
+    assert row["answer"] in row["options"]
+
+
+def test_a_trained_checkpoint_is_tested(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = recipe(tmp_path, "FOAdam")
+    run = fit(config, "--scoreboard.test=true", "--model.strategy.lr=0.001")
+    capsys.readouterr()
+    main(["test", "--config", str(config), "--ckpt_path=best"])
+    expected = json.loads((run / "result.json").read_text())["final"]["test accuracy"]
+    assert f"{expected:.4f}"[:5] in capsys.readouterr().out
+
+
+def test_several_configs_groups_and_print_config(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    base = yaml.safe_load(recipe(tmp_path).read_text())
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "sparse.yaml").write_text(
+        yaml.safe_dump(
+            {
+                "backbone": "sample",
+                "strategy": {"class_path": "SparseMeZO", "init_args": {"lr": 1e-5, "eps": 1e-3, "keep_ratio": 0.5}},
+            }
+        )
+    )
+    (tmp_path / "whole.yaml").write_text(yaml.safe_dump({**base, "model": "model/sparse.yaml"}))
+    (tmp_path / "over.yaml").write_text(yaml.safe_dump({"trainer": {"max_steps": 3}}))
+    with pytest.raises(SystemExit):
+        main(
+            ["fit", "--config", str(tmp_path / "whole.yaml"), "--config", str(tmp_path / "over.yaml"), "--print_config"]
+        )
+    printed = yaml.safe_load(capsys.readouterr().out)
+    assert printed["model"]["strategy"]["class_path"].endswith("SparseMeZO")
+    assert printed["model"]["strategy"]["init_args"]["keep_ratio"] == 0.5
+    assert printed["trainer"]["max_steps"] == 3
+    assert printed["trainer"]["val_check_interval"] == 4
+
+
+@pytest.mark.parametrize(
+    ("flag", "expected"),
+    [
+        ("--model.strategy.help=SparseMeZO", "--model.strategy.keep_ratio"),
+        ("--data.help=JsonlTask", "--data.prompt"),
+        ("--trainer.callbacks.help=MemoryProfiler", "resident"),
+    ],
+)
+def test_help_of_a_class_shows_its_docstring(flag: str, expected: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["fit", flag])
+    assert stop.value.code == 0
+    assert expected in capsys.readouterr().out
+
+
+def test_a_users_own_strategy_is_picked_by_its_path(tmp_path: Path) -> None:
+    (tmp_path / "mymodule.py").write_text(
+        "from zolightning.strategies import ZOSGD\n\n\n"
+        "class MyStrategy(ZOSGD):\n"
+        '    """MeZO that halves its rate whenever dev is validated."""\n\n'
+        "    def on_validation_end(self, module, metrics):\n"
+        "        for group in module.trainer.optimizers[0].param_groups:\n"
+        "            group['lr'] /= 2\n"
+    )
+    config = recipe(tmp_path)
+    loaded = yaml.safe_load(config.read_text())
+    loaded["model"]["strategy"]["class_path"] = "mymodule.MyStrategy"
+    config.write_text(yaml.safe_dump(loaded))
+    run = fit(config)
+    assert dict(curves(run)["lr"])[10] == pytest.approx(2.5e-5)
+    assert json.loads((run / "result.json").read_text())["strategy"] == "MyStrategy"
+
+
+def test_lora_trains_and_keeps_its_adapter_alone(tmp_path: Path) -> None:
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    from zolightning.sample import MODEL
+
+    run = fit(recipe(tmp_path), "--model.scheme=lora")
+    state = weights(run / "checkpoints" / "last.ckpt")
+    assert state
+    assert all("lora_" in name for name in state)
+    assert (run / "best" / "adapter_model.safetensors").is_file()
+    PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(MODEL), run / "best")
+    resumed = fit(recipe(tmp_path), "--model.scheme=lora", "--ckpt_path=last", "--trainer.max_steps=12")
+    assert json.loads((resumed / "result.json").read_text())["steps"] == 12
+
+
+def test_progress_bar_and_logger_can_be_turned_off(tmp_path: Path) -> None:
+    main(
+        [
+            *("fit", "--config", str(recipe(tmp_path))),
+            *("--trainer.logger=false", "--trainer.enable_progress_bar=false", "--trainer.max_steps=2"),
+        ]
+    )
+
+
+def test_fast_dev_run(tmp_path: Path) -> None:
+    main(["fit", "--config", str(recipe(tmp_path)), "--trainer.fast_dev_run=true"])
+    assert not (tmp_path / "runs" / "version_0" / "best").exists()
+
+
+def test_losses_that_are_not_finite_stop_the_run_with_a_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from zolightning.tasks import SampleReviews
+
+    monkeypatch.setattr(SampleReviews, "loss", lambda *_: torch.tensor(float("nan")))
+    with pytest.raises(SystemExit) as stop:
+        main(["fit", "--config", str(recipe(tmp_path, max_steps=50))])
+    assert stop.value.code == 3
+    assert "10 steps in a row" in capsys.readouterr().err
+    state = weights(newest(tmp_path / "runs") / "checkpoints" / "diverged.ckpt")
+    from safetensors.torch import load_file
+
+    from zolightning.sample import MODEL
+
+    for name, value in load_file(MODEL / "model.safetensors").items():
+        assert torch.equal(state[f"model.{name}"], value)
+
+
+BAD: list[tuple[list[str], str]] = [
+    (["--model.strategy=SparseMezo"], "did you mean SparseMeZO"),
+    (["--data=SampleReview"], "did you mean SampleReviews"),
+    (["--data=Nothing"], "there is no class Nothing"),
+    (["--model.strategy.eps=0"], "eps, the smoothing parameter, must be positive"),
+    (["--model.strategy.eps=-1"], "eps, the smoothing parameter, must be positive"),
+    (["--model.strategy.lr=-1"], "lr must not be negative"),
+    (["--model.strategy.lr=fast"], "lr"),
+    (["--model.micro_batch_size=0"], "micro_batch_size"),
+    (["--trainer.precision=bf16-true"], "model.dtype"),
+    (["--trainer.precision=16-mixed"], "model.dtype"),
+    (["--trainer.accumulate_grad_batches=2"], "micro_batch_size"),
+    (["--trainer.gradient_clip_val=1.0"], "clip_norm"),
+    (["--model.backbone=./nowhere"], "there is no folder ./nowhere"),
+    (["--model.backbone=empty"], "no config.json"),
+    (["--model.backbone=weightless"], "no weights"),
+    (["--model.backbone=masked"], "not a causal language model"),
+    (["--data.num_train=100000"], "num_train"),
+    (["--ckpt_path=last"], "no run under"),
+    (["--ckpt_path=missing.ckpt"], "there is no missing.ckpt"),
+    (["--data.options=[' bad',' bad']"], "alike"),
+    (["--data.max_length=2"], "max_length"),
+]
+
+
+@pytest.mark.parametrize(("flags", "message"), BAD, ids=lambda value: value[-1] if isinstance(value, list) else "")
+def test_bad_input_ends_before_training_with_what_to_mend(
+    flags: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bad_backbones(tmp_path)
+    with pytest.raises(SystemExit) as stop:
+        main(["fit", "--config", str(recipe(tmp_path)), *flags])
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback" not in error
+    assert not list(tmp_path.glob("runs/*/checkpoints/*"))
+
+
+def test_keep_ratio_out_of_range(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for value in ("0", "1.5", "-0.2"):
+        with pytest.raises(SystemExit):
+            main(["fit", "--config", str(recipe(tmp_path, "SparseMeZO")), f"--model.strategy.keep_ratio={value}"])
+        assert "keep_ratio" in capsys.readouterr().err
+
+
+def bad_backbones(folder: Path) -> None:
+    from transformers import BertConfig, LlamaConfig
+
+    (folder / "empty").mkdir()
+    LlamaConfig(architectures=["LlamaForCausalLM"]).save_pretrained(folder / "weightless")
+    BertConfig(architectures=["BertForMaskedLM"]).save_pretrained(folder / "masked")
+    (folder / "masked" / "model.safetensors").touch()
+
+
+def test_help_starts_within_a_second_of_importing_lightning() -> None:
+    def seconds(command: list[str]) -> float:
+        started = time.perf_counter()
+        subprocess.run(command, check=True, capture_output=True)
+        return time.perf_counter() - started
+
+    # The least of a few is the time without other work on the machine; the ratio allows for a slow one.
+    lightning = min(seconds([sys.executable, "-c", "import lightning.pytorch.cli"]) for _ in range(3))
+    ours = min(seconds([sys.executable, "-m", "zolightning", "--help"]) for _ in range(3))
+    assert ours - lightning < 1.0 * max(1.0, lightning / 6)
+
+
+def test_modules_imported_for_help_are_few() -> None:
+    code = "import sys, zolightning.cli; print(sorted({'transformers', 'datasets', 'peft'} & sys.modules.keys()))"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_the_console_script_is_the_module(monkeypatch: pytest.MonkeyPatch) -> None:
+    from importlib.metadata import entry_points
+
+    (script,) = entry_points(group="console_scripts", name="zolightning")
+    loaded: Any = script.load()
+    assert loaded is main
