@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +111,9 @@ def test_a_trained_checkpoint_is_tested(tmp_path: Path, capsys: pytest.CaptureFi
     capsys.readouterr()
     main(["test", "--config", str(config), "--ckpt_path=best"])
     expected = json.loads((run / "result.json").read_text())["final"]["test accuracy"]
-    assert f"{expected:.4f}"[:5] in capsys.readouterr().out
+    shown = re.search(r"test/accuracy\s*│\s*([0-9.]+)", capsys.readouterr().out)
+    assert shown is not None
+    assert float(shown.group(1)) == pytest.approx(expected)
 
 
 def test_several_configs_groups_and_print_config(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -240,7 +242,7 @@ BAD: list[tuple[list[str], str]] = [
     (["--data.num_train=100000"], "num_train"),
     (["--ckpt_path=last"], "no run under"),
     (["--ckpt_path=missing.ckpt"], "there is no missing.ckpt"),
-    (["--data.options=[' bad',' bad']"], "alike"),
+    (["--data.options=[' bad',' bad']"], "the same tokens"),
     (["--data.max_length=2"], "max_length"),
 ]
 
@@ -275,20 +277,9 @@ def bad_backbones(folder: Path) -> None:
     (folder / "masked" / "model.safetensors").touch()
 
 
-def test_help_starts_within_a_second_of_importing_lightning() -> None:
-    def seconds(command: list[str]) -> float:
-        started = time.perf_counter()
-        subprocess.run(command, check=True, capture_output=True)
-        return time.perf_counter() - started
-
-    # The least of a few is the time without other work on the machine; the ratio allows for a slow one.
-    lightning = min(seconds([sys.executable, "-c", "import lightning.pytorch.cli"]) for _ in range(3))
-    ours = min(seconds([sys.executable, "-m", "zolightning", "--help"]) for _ in range(3))
-    assert ours - lightning < 1.0 * max(1.0, lightning / 6)
-
-
-def test_modules_imported_for_help_are_few() -> None:
-    code = "import sys, zolightning.cli; print(sorted({'transformers', 'datasets', 'peft'} & sys.modules.keys()))"
+def test_help_imports_nothing_slow_beyond_lightning() -> None:
+    slow = "{'datasets', 'peft', 'tensorboard', 'transformers.models.auto.modeling_auto', 'pandas', 'matplotlib'}"
+    code = f"import sys, zolightning.cli; print(sorted({slow} & sys.modules.keys()))"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert done.stdout.strip() == "[]"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import os
 import sys
@@ -34,7 +35,15 @@ _ALWAYS = {
 
 
 class Parser(LightningArgumentParser):
-    """Says what is wrong in a line or two, with the nearest names where a name is unknown."""
+    """Says what is wrong in a line or two, and shows a class's whole docstring in its help."""
+
+    @override
+    def add_class_arguments(self, theclass: type, *args: Any, **kwargs: Any) -> list[str]:
+        if str(self.description).startswith("Help for "):  # What jsonargparse calls the parser of --*.help.
+            text = (inspect.getdoc(theclass) or "").split("\nArgs:")[0].strip()
+            self.description = f"{theclass.__name__}: {text}"
+        added: list[str] = super().add_class_arguments(theclass, *args, **kwargs)
+        return added
 
     @override
     def error(self, message: str, ex: Exception | None = None) -> None:  # type: ignore[override]
@@ -121,13 +130,18 @@ def main(args: ArgsType = None) -> None:
 def _quieten() -> None:
     """Silence warnings that users can do nothing about."""
     # Lightning calls what jsonargparse 5 will remove: https://github.com/Lightning-AI/pytorch-lightning/pull/21906
-    warnings.filterwarnings("ignore", module="jsonargparse.*")
-    warnings.filterwarnings("ignore", message=".*jsonargparse.*")
+    os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
     # Lightning reads a name that PyTorch 2.13 deprecates.
     warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")
     # Advertisements for other products are not news of this run.
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda record: "Tip:" not in record.msg)
     # Zeroth-order probes want dropout off: https://github.com/Lightning-AI/pytorch-lightning/issues/20105
     warnings.filterwarnings("ignore", message="Found .* module\\(s\\) in eval mode")
+    # A resumed run goes on in its folder.
+    warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
+    # Predictions are written in the loader's order.
+    warnings.filterwarnings("ignore", message="Couldn't infer the batch indices")
+    # main(args) is how tests and notebooks call it.
+    warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
     # The data is tokenised before training starts, so loading it takes no time that workers could save.
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")

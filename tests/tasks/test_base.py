@@ -232,10 +232,7 @@ def test_cut_prompts_are_counted(folder: Path, words: PreTrainedTokenizerFast, s
         # A token for BOS and one for each letter; four for " blue".
         cut = sum(1 + len(prompt.replace(" ", "")) > 15 - 4 for prompt in prompts)
         assert 0 < cut < 40
-        assert said[-2:] == [
-            "max_length=2,048 is more than the model's 15 positions: using 15",
-            f"{cut} of 40 prompts were longer than 15 tokens and were cut from the left",
-        ]
+        assert said[-1] == f"{cut} of 40 prompts were longer than 15 tokens and were cut from the left"
 
 
 def test_a_prompt_without_room_names_its_line(folder: Path, words: PreTrainedTokenizerFast) -> None:

@@ -193,10 +193,6 @@ class Task(LightningDataModule, ABC):
         self.setup()
         self._seed = seed
         limit = self.max_length if max_positions is None else min(self.max_length, max_positions)
-        if limit < self.max_length:
-            rank_zero_info(
-                f"max_length={self.max_length:,} is more than the model's {limit:,} positions: using {limit:,}"
-            )
         questions = {name: list(map(self._question, rows)) for name, rows in vars(self.splits).items()}
         self._prepared = prepare_splits(questions, tokenizer, limit, known=self._prepared)
 
