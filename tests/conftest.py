@@ -16,6 +16,7 @@ from zolightning.perturbation import phases
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"
 
+torch.set_num_threads(1)
 hypothesis.settings.register_profile("zolightning", database=None, deadline=None)
 hypothesis.settings.load_profile("zolightning")
 
