@@ -27,7 +27,10 @@ def tiny_llama(dtype: torch.dtype = torch.float32, *, tied: bool = True, vocab_s
         tie_word_embeddings=tied,
         initializer_range=0.2,
     )
-    return LlamaForCausalLM(config).to(dtype).eval()
+    model = LlamaForCausalLM(config)
+    nn.Module.to(model, dtype)
+    nn.Module.eval(model)
+    return model
 
 
 class Quadratic(nn.Module):

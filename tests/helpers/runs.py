@@ -58,13 +58,13 @@ def newest(root: Path) -> Path:
 
 def curves(run: Path) -> dict[str, list[tuple[int, float]]]:
     """Return every TensorBoard curve of a run as (step, value) pairs by tag."""
-    events = EventAccumulator(str(run)).Reload()  # type: ignore[no-untyped-call]
-    tags = events.Tags()["scalars"]  # type: ignore[no-untyped-call]
-    return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in tags}  # type: ignore[no-untyped-call]
+    events = EventAccumulator(str(run)).Reload()
+    tags = events.Tags()["scalars"]
+    return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in tags}
 
 
 def texts(run: Path) -> list[str]:
     """Return the tags of the texts that a run logged."""
-    events = EventAccumulator(str(run)).Reload()  # type: ignore[no-untyped-call]
-    tags: list[str] = events.Tags()["tensors"]  # type: ignore[no-untyped-call]
+    events = EventAccumulator(str(run)).Reload()
+    tags: list[str] = events.Tags()["tensors"]
     return tags

@@ -25,7 +25,8 @@ def llama_15m() -> nn.Module:
         num_key_value_heads=6,
         tie_word_embeddings=True,
     )
-    return LlamaForCausalLM(config).eval()
+    model: nn.Module = LlamaForCausalLM(config)
+    return model.eval()
 
 
 def peak_of_a_step(model: nn.Module, sparsity: Sparsity | None) -> int:
@@ -34,8 +35,8 @@ def peak_of_a_step(model: nn.Module, sparsity: Sparsity | None) -> int:
     ids = torch.randint(0, 32_000, (2, 8), generator=torch.Generator().manual_seed(0))
 
     def loss() -> torch.Tensor:
-        output = model(input_ids=ids, use_cache=False, logits_to_keep=1)
-        return output.logits.float().logsumexp(-1).mean()
+        logits: torch.Tensor = model(input_ids=ids, use_cache=False, logits_to_keep=1).logits
+        return logits.float().logsumexp(-1).mean()
 
     optimizer.step(loss)  # Scratch is made on the first step, and reused.
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as trace:

@@ -45,7 +45,7 @@ def test_same_seed_same_run(strategy: Strategy) -> None:
         model, data, target = regression()
         optimizer = strategy.configure(model, seed=seed)
         for _ in range(5):
-            optimizer.step(lambda: nn.functional.mse_loss(model(data), target))
+            strategy.training_step(optimizer, lambda: nn.functional.mse_loss(model(data), target))
         return nn.utils.parameters_to_vector(model.parameters()).detach()
 
     assert torch.equal(run(1), run(1))
@@ -61,7 +61,7 @@ def test_fabric_takes_the_same_steps_as_a_bare_loop(strategy: Strategy) -> None:
         if fabric is not None:
             model, optimizer = fabric.setup(network, optimizer)
         for _ in range(4):
-            optimizer.step(closure=lambda: language_loss(model, batch))
+            strategy.training_step(optimizer, lambda: language_loss(model, batch))
         return nn.utils.parameters_to_vector(network.parameters()).detach()
 
     assert torch.equal(run(Fabric(accelerator="cpu", devices=1)), run(None))
@@ -69,7 +69,7 @@ def test_fabric_takes_the_same_steps_as_a_bare_loop(strategy: Strategy) -> None:
 
 def test_schedulers_of_torch_work() -> None:
     model, data, target = regression()
-    optimizer = ZOSGD(lr=1e-2, eps=1e-3).configure(model)
+    optimizer = ZOSGD(lr=1e-2, eps=1e-3).configure_optimizer(model, seed=0)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.0 if step else 1.0)
     for moves in (True, False):
         before = nn.utils.parameters_to_vector(model.parameters()).clone()
