@@ -59,8 +59,8 @@ def summarise(setting: Setting, results: Sequence[dict[str, Any]]) -> dict[str, 
     for stage in ("zero_shot", "final"):
         for score in results[0][stage]:
             values = [result[stage][score] for result in results]
-            spread = statistics.stdev(values) if len(values) > 1 else 0.0
-            row[f"{stage.replace('_', '-')} {score}"] = f"{statistics.mean(values):.4f} ± {spread:.4f}"
+            spread = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
+            row[f"{stage.replace('_', '-')} {score}"] = f"{statistics.mean(values):.3f}{spread}"
     row["forward passes"] = results[0]["forward_passes"]
     row["seconds"] = f"{statistics.mean(result['seconds'] for result in results):.0f}"
     row["peak GiB"] = max(result["peak_memory_gib"] or 0.0 for result in results)
@@ -81,10 +81,12 @@ def main() -> None:
     for setting, seed in track(cells, description="runs"):
         results.setdefault(setting, []).append(run(arguments.out, setting, seed, recipe))
     rows = [summarise(setting, found) for setting, found in results.items()]
-    table = Table(*rows[0])
-    for row in rows:
-        table.add_row(*(str(value) for value in row.values()))
-    Console(width=200 if not sys.stdout.isatty() else None).print(table)
+    table = Table(title="mean ± standard deviation over seeds")
+    for column in ("", *(", ".join(value for _, value in setting) for setting in results)):
+        table.add_column(column)
+    for key in rows[0]:
+        table.add_row(key, *(str(row[key]) for row in rows))
+    Console().print(table)
     (arguments.out / "table.json").write_text(json.dumps(rows, indent=2) + "\n")
 
 

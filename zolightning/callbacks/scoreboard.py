@@ -93,6 +93,8 @@ class Scoreboard(Callback):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "result.json").write_text(json.dumps(result, indent=2) + "\n")
         console = Console()
+        title = f"{result['strategy']} on {result['backbone']}, {result['dtype']}, seed {result['seed']}"
+        console.print(title, soft_wrap=True, style="bold")
         console.print(_table(result))
         console.print(f"Results are in {folder}", soft_wrap=True)
         if any(isinstance(logger, TensorBoardLogger) for logger in trainer.loggers):
@@ -100,7 +102,7 @@ class Scoreboard(Callback):
 
 
 def _table(result: dict[str, Any]) -> Table:
-    table = Table(title=f"{result['strategy']} on {result['backbone']}, {result['dtype']}")
+    table = Table()
     for column in ("", "zero-shot", "final"):
         table.add_column(column, justify="left" if not column else "right")
     for name, value in result["final"].items():

@@ -111,6 +111,7 @@ class ZerothOrderOptimizer(Optimizer):
             raise ConfigurationError(
                 "a zeroth-order step needs a closure that returns the loss: optimizer.step(closure)"
             )
+        self.engine.forget()
         with phase("probe"):
             estimate = self.estimate(closure)
         self.guard.watch(estimate.finite)

@@ -60,6 +60,10 @@ class Engine:
 
         return self._in_forward.perturbed(perturb)
 
+    def forget(self) -> None:
+        """Drop what is kept from probe to probe: somebody else may have moved the weights, and masks with them."""
+        self._kept = None
+
     def update(
         self, places: list[Stream], coefficients: Tensor, decays: Mapping[str, Tensor], rounding: Rounding
     ) -> None:
@@ -109,7 +113,7 @@ class Engine:
             for name, direction in self._small_directions(place).items():
                 term = coefficient.to(direction.device, direction.dtype) * direction
                 changes[name] = changes[name] + term if name in changes else term
-        self._kept = None  # The weights are about to move, and masks with them.
+        self.forget()
         return changes
 
     def _masked(self, name: str, values: Tensor, weight: Tensor) -> Tensor:
