@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
@@ -38,6 +40,23 @@ def backpropagate(optimizer: Optimizer, closure: Closure | None, clip_norm: floa
     return wide(loss)
 
 
+def guarded_step(
+    optimizer: Optimizer,
+    closure: Closure | None,
+    clip_norm: float | None,
+    guard: SkipGuard,
+    update: Callable[[], object],
+) -> Tensor:
+    """Backpropagate, and call `update` if the loss is finite; finding out waits for the device. Return the loss []."""
+    loss = backpropagate(optimizer, closure, clip_norm)
+    finite = torch.isfinite(loss)
+    guard.watch(finite)
+    if finite:
+        with phase("update"), torch.no_grad():
+            update()
+    return loss
+
+
 class BackpropSGD(SGD):
     """theta <- theta - lr (gradient + momentum's memory); weight decay is decoupled from the gradient.
 
@@ -69,15 +88,12 @@ class BackpropSGD(SGD):
 
     @override
     def step(self, closure: Closure | None = None) -> Tensor:  # type: ignore[override]
-        loss = backpropagate(self, closure, self.clip_norm)
-        finite = torch.isfinite(loss)
-        self.guard.watch(finite)
-        if finite:
-            with phase("update"), torch.no_grad():
-                for group in self.param_groups:
-                    torch._foreach_mul_(group["params"], 1.0 - group["lr"] * group["decoupled_decay"])
-                super().step()
-        return loss
+        return guarded_step(self, closure, self.clip_norm, self.guard, self._move)
+
+    def _move(self) -> None:
+        for group in self.param_groups:
+            torch._foreach_mul_(group["params"], 1.0 - group["lr"] * group["decoupled_decay"])
+        super().step()
 
 
 class BackpropAdamW(AdamW):
@@ -110,10 +126,4 @@ class BackpropAdamW(AdamW):
 
     @override
     def step(self, closure: Closure | None = None) -> Tensor:  # type: ignore[override]
-        loss = backpropagate(self, closure, self.clip_norm)
-        finite = torch.isfinite(loss)
-        self.guard.watch(finite)
-        if finite:
-            with phase("update"):
-                super().step()
-        return loss
+        return guarded_step(self, closure, self.clip_norm, self.guard, super().step)

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from torch import nn
-from typing_extensions import override
-
 from zolightning.optim.sparsity import Sparsity
-from zolightning.optim.zeroth_order_sgd import ZerothOrderSGD
 from zolightning.perturbation.kernels import Rounding
 from zolightning.perturbation.masks import Score
-from zolightning.strategies.zeroth_order import ZerothOrder
+from zolightning.strategies.zo_sgd import ZOSGD
 
 
-class SparseMeZO(ZerothOrder):
+class SparseMeZO(ZOSGD):
     """MeZO on a dynamic mask of small weights: theta <- theta - lr (1/q) sum_i g_i (m z_i), m = [|theta| <= h].
 
     Liu et al., NeurIPS 2025, arXiv 2402.15751, algorithm 1. 2q forwards a step, no mask is stored: thresholds h, one a
@@ -53,16 +49,3 @@ class SparseMeZO(ZerothOrder):
     ) -> None:
         super().__init__(lr, eps, num_queries, weight_decay, rounding)
         self.sparsity = Sparsity(keep_ratio, mask, mask_vectors)
-
-    @override
-    def configure_optimizer(self, model: nn.Module, seed: int) -> ZerothOrderSGD:
-        return ZerothOrderSGD(
-            model,
-            lr=self.lr,
-            eps=self.eps,
-            num_queries=self.num_queries,
-            weight_decay=self.weight_decay,
-            seed=seed,
-            sparsity=self.sparsity,
-            rounding=self.rounding,
-        )

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from typing_extensions import override
 
+from zolightning.optim.sparsity import Sparsity
 from zolightning.optim.zeroth_order import ZerothOrderOptimizer, check_hyperparameters
 from zolightning.perturbation.kernels import Rounding
 from zolightning.strategies.base import Strategy
@@ -41,6 +42,7 @@ class ZerothOrder(Strategy):
         self.num_queries = num_queries
         self.weight_decay = weight_decay
         self.rounding: Rounding = rounding
+        self.sparsity: Sparsity | None = None
 
     @override
     def setup(self, model: nn.Module) -> None:

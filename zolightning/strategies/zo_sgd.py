@@ -36,5 +36,6 @@ class ZOSGD(ZerothOrder):
             num_queries=self.num_queries,
             weight_decay=self.weight_decay,
             seed=seed,
+            sparsity=self.sparsity,
             rounding=self.rounding,
         )
