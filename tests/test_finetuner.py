@@ -100,7 +100,7 @@ def test_hooks_of_a_strategy_are_called_in_order() -> None:
             calls.append("validation")
 
     train(Noting(lr=1e-3), steps=2)
-    assert calls == ["setup", "setup", "start", "batch", "batch", "validation"]
+    assert calls == ["setup", "start", "batch", "batch", "validation"]
 
 
 def test_the_strategys_own_state_is_saved_and_restored(tmp_path: Path) -> None:

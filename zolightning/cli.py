@@ -54,6 +54,12 @@ class SaveConfig(SaveConfigCallback):
     """Saves the run's full configuration as config.yaml in its folder, and as text in TensorBoard."""
 
     @override
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Save under the command's name: testing a run must not overwrite what it was trained with."""
+        self.config_filename = "config.yaml" if stage == "fit" else f"config_{stage}.yaml"
+        super().setup(trainer, pl_module, stage)
+
+    @override
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         text = self.parser.dump(self.config, skip_none=False)
         for logger in trainer.loggers:
@@ -86,6 +92,9 @@ class CLI(LightningCLI):
             kwargs["logger"] = TensorBoardLogger(root, name="", version=version)
         if settings["trainer"]["enable_progress_bar"] in (None, True):
             kwargs["callbacks"] = [callbacks.Progress()]
+        if settings["trainer"]["enable_checkpointing"] is False:
+            parser = self._parser(self.subcommand)
+            parser.callback_keys = [key for key in parser.callback_keys if not key.endswith("checkpoint")]
         return super().instantiate_trainer(**kwargs)
 
     def _settings(self) -> Namespace:

@@ -10,6 +10,8 @@ import torch
 from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.core.optimizer import LightningOptimizer
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -18,7 +20,7 @@ from typing_extensions import override
 
 from zolightning.checks import check_trainer
 from zolightning.closures import BatchLoss
-from zolightning.divergence import stop_if_diverged
+from zolightning.divergence import logs_now, stop_if_diverged
 from zolightning.errors import ConfigurationError
 from zolightning.models.loading import Attention, Dtype, export, load_config, load_model, load_tokenizer, max_positions
 from zolightning.models.schemes import Scheme, apply_scheme
@@ -32,11 +34,14 @@ if TYPE_CHECKING:
 
     from zolightning.models.batch import OptionBatch
 
+_KEY = "zolightning"
+
 
 class FineTuner(LightningModule):
     """Fine-tunes a causal language model on a task by a strategy.
 
-    After `fit` the module holds the weights that were best on dev.
+    After a `fit` whose Trainer has a `BestCheckpoint` callback, as on the command line, the module holds the weights
+    that were best on dev; the last ones are in `last.ckpt`.
 
     Args:
         backbone: hub id or folder of a causal language model in Hugging Face format; `sample` is a small one inside
@@ -90,6 +95,7 @@ class FineTuner(LightningModule):
         self.model: nn.Module | None = None
         self.forward_passes = 0
         self._recipe: Recipe | None = None
+        self._resumed: dict[str, Any] | None = None
         self._validated_at = -1
         self._metrics = MetricCollection({})
 
@@ -104,6 +110,7 @@ class FineTuner(LightningModule):
     @override
     def setup(self, stage: str) -> None:
         """Let the task tokenise its examples; nothing large has been loaded yet, so bad input is found early."""
+        self.forward_passes, self._validated_at, self._resumed = 0, -1, None
         config = load_config(self.backbone)
         self.task.connect(self.tokenizer(), max_positions(config), seed=self.run_seed)
         self._metrics = self.task.metrics()
@@ -158,9 +165,8 @@ class FineTuner(LightningModule):
 
     @override
     def on_train_start(self) -> None:
-        assert self._recipe is not None
-        self._recipe.reassert()
-        self.strategy.setup(self.network)
+        if self._recipe is not None and self._resumed is not None:
+            self._recipe.reassert(self._resumed, self.global_step)
         self.strategy.on_train_start(self)
 
     @override
@@ -179,18 +185,21 @@ class FineTuner(LightningModule):
         skipped = self.strategy.skipped(optimizer.optimizer)
         if skipped is not None:
             metrics["skipped"] = skipped[0].float()
-        self.log_dict({"train/loss": loss, **{f"train/{name}": value for name, value in metrics.items()}, "lr": lr})
+        named = {f"train/{name}": value for name, value in metrics.items()}
+        # As a tensor on the host: Lightning would copy a number to the device, and wait for it.
+        self.log_dict({"train/loss": loss, **named, "lr": torch.tensor(lr)})
         self.log_axis()
 
     @override
     def on_train_batch_end(self, outputs: Any, batch: OptionBatch, batch_idx: int) -> None:
         self.strategy.on_train_batch_end(self)
-        if self.global_step % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+        if logs_now(self.trainer):
             stop_if_diverged(self.trainer, self.strategy.skipped(self.trainer.optimizers[0]))
 
     @override
     def on_train_end(self) -> None:
         """Validate the last step, if no validation fell on it, and take up the weights that were best on dev."""
+        stop_if_diverged(self.trainer, self.strategy.skipped(self.trainer.optimizers[0]))
         if self._validated_at != self.global_step and self.trainer.enable_validation:
             self.trainer.validating = True
             self.trainer.fit_loop.epoch_loop.val_loop.run()
@@ -270,7 +279,14 @@ class FineTuner(LightningModule):
 
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["zolightning"] = {"forward_passes": self.forward_passes, "strategy": self.strategy.state_dict()}
+        checkpoint[_KEY] = {
+            "scheme": self.scheme,
+            "strategy": type(self.strategy).__name__,
+            "seed": self.run_seed,
+            "forward_passes": self.forward_passes,
+            "recipe": None if self._recipe is None else self._recipe.state_dict(),
+            "strategy_state": self.strategy.state_dict(),
+        }
         if self.scheme != "full":
             trainable = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
             state = checkpoint["state_dict"]
@@ -278,8 +294,33 @@ class FineTuner(LightningModule):
 
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.forward_passes = checkpoint["zolightning"]["forward_passes"]
-        self.strategy.load_state_dict(checkpoint["zolightning"]["strategy"])
+        """Take up a run, or its weights.
+
+        Raises:
+            ConfigurationError: if the checkpoint is not a FineTuner's, or of another scheme or strategy.
+        """
+        saved = checkpoint.get(_KEY)
+        if saved is None:
+            raise ConfigurationError("ckpt_path: this is no checkpoint of a FineTuner")
+        if saved["scheme"] != self.scheme:
+            raise ConfigurationError(
+                f"ckpt_path: the checkpoint has model.scheme={saved['scheme']}, this run {self.scheme}: set the former"
+            )
+        if self.trainer.state.fn != TrainerFn.FITTING:
+            return
+        strategy = type(self.strategy).__name__
+        if saved["strategy"] != strategy:
+            raise ConfigurationError(
+                f"ckpt_path: the checkpoint is of strategy {saved['strategy']}, which {strategy} cannot go on from; to "
+                "start from its weights, set model.backbone to the best/ folder of its run"
+            )
+        if saved["seed"] != self.run_seed:
+            rank_zero_info(f"The run goes on with the seed that it began with, {saved['seed']}")
+            self.seed = saved["seed"]
+            self.task.connect(self.tokenizer(), max_positions(load_config(self.backbone)), seed=self.run_seed)
+        self._resumed = saved["recipe"]
+        self.forward_passes = saved["forward_passes"]
+        self.strategy.load_state_dict(saved["strategy_state"])
 
     def best_checkpoint(self) -> ModelCheckpoint | None:
         """Return the Trainer's callback that keeps the best weights by a metric, or None."""

@@ -67,3 +67,12 @@ def test_a_loss_that_is_not_finite_skips_the_step(kind: Any) -> None:
     assert all(torch.equal(p, q) for p, q in zip(model.parameters(), before, strict=True))
     with pytest.raises(ConfigurationError, match="closure"):
         optimizer.step()
+
+
+def test_gradients_that_are_not_finite_skip_the_step_too() -> None:
+    model = Quadratic()
+    optimizer = BackpropSGD(model, lr=1e-2)
+    before = model.weight.detach().clone()
+    optimizer.step(lambda: (model.weight * 0).abs().sqrt().sum() + model.bias.sum())
+    assert optimizer.guard.counts.tolist() == [1, 1, 1]
+    assert torch.equal(model.weight, before)

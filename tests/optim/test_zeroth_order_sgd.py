@@ -13,6 +13,18 @@ from tests.helpers.models import Quadratic, language_loss, tiny_llama, tokens
 from tests.helpers.reference import direction, spsa_step
 from zolightning.errors import ConfigurationError
 from zolightning.optim import Sparsity, ZerothOrderSGD
+from zolightning.perturbation import bundle, kernels
+
+
+@pytest.fixture(params=["together", "one by one"])
+def small_and_large(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run a test twice: tiny models are small enough for one call of noise, real weights go chunk by chunk."""
+    if request.param == "one by one":
+        monkeypatch.setattr(bundle, "LIMIT", 0)
+        monkeypatch.setattr(kernels, "_CHUNK", 128)
+
+
+both_paths = pytest.mark.usefixtures("small_and_large")
 
 SETTINGS: list[dict[str, Any]] = [
     {},
@@ -22,6 +34,7 @@ SETTINGS: list[dict[str, Any]] = [
 ]
 
 
+@both_paths
 @pytest.mark.parametrize("settings", SETTINGS)
 def test_quadratic_equals_the_reference(settings: dict[str, Any]) -> None:
     ours, theirs = Quadratic(), Quadratic()
@@ -34,6 +47,7 @@ def test_quadratic_equals_the_reference(settings: dict[str, Any]) -> None:
         torch.testing.assert_close(mine, reference, rtol=0, atol=1e-9)
 
 
+@both_paths
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("settings", SETTINGS[:2])
 def test_tiny_llama_equals_the_reference(tied: bool, settings: dict[str, Any]) -> None:
@@ -47,6 +61,7 @@ def test_tiny_llama_equals_the_reference(tied: bool, settings: dict[str, Any]) -
         torch.testing.assert_close(mine, reference, rtol=0, atol=1e-6)
 
 
+@both_paths
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_probe_equals_a_really_perturbed_copy_bit_for_bit(tied: bool, dtype: torch.dtype) -> None:
@@ -95,6 +110,7 @@ def test_mean_estimate_is_the_gradient() -> None:
     assert abs(float((deviations**2).mean()) - 1) < 0.5
 
 
+@both_paths
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("sparsity", [None, Sparsity(0.2)])
 def test_zero_learning_rate_changes_no_bit(dtype: torch.dtype, sparsity: Sparsity | None) -> None:
@@ -114,6 +130,7 @@ def bits(value: Tensor) -> Tensor:
     return value.clone().view(torch.int16 if value.element_size() == 2 else torch.int32)
 
 
+@both_paths
 @pytest.mark.parametrize("score", ["magnitude", "large", "random"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_mask_is_exact_and_unmasked_weights_never_change(score: Any, dtype: torch.dtype) -> None:
@@ -148,6 +165,7 @@ def recorder(prefix: str, seen: dict[str, Tensor]) -> Any:
     return record
 
 
+@both_paths
 def test_mask_follows_the_weights_and_equals_the_reference() -> None:
     ours, theirs, batch = tiny_llama(torch.float64), tiny_llama(torch.float64), tokens()
     optimizer = ZerothOrderSGD(ours, lr=3e-2, eps=1e-3, seed=4, weight_decay=0.1, sparsity=Sparsity(0.4))
@@ -184,13 +202,14 @@ def test_sparse_steps_store_no_mask() -> None:
         assert all(value.ndim == 0 for value in state.values())
 
 
+@both_paths
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_a_loss_that_is_not_finite_skips_the_step_and_is_counted(bad: float) -> None:
     model = Quadratic()
     optimizer = ZerothOrderSGD(model, lr=1e-2, eps=1e-3, weight_decay=0.1)
     before = [p.clone() for p in model.parameters()]
     for _ in range(3):
-        optimizer.step(lambda: torch.tensor(bad))
+        optimizer.step(lambda: model() * bad)
     assert optimizer.guard.counts.tolist() == [3, 3, 3]
     assert all(torch.equal(p, q) for p, q in zip(model.parameters(), before, strict=True))
     optimizer.step(model)
@@ -198,6 +217,7 @@ def test_a_loss_that_is_not_finite_skips_the_step_and_is_counted(bad: float) -> 
     assert not torch.equal(next(model.parameters()), before[0])
 
 
+@both_paths
 @pytest.mark.parametrize("sparsity", [None, Sparsity(0.3)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_resume_is_bit_equal(sparsity: Sparsity | None, dtype: torch.dtype) -> None:
@@ -259,14 +279,15 @@ def test_weights_are_put_back_after_an_exception_in_the_forward() -> None:
     optimizer.step(lambda: language_loss(model, batch))
 
 
+@both_paths
 def test_stochastic_rounding_keeps_small_updates_that_nearest_loses() -> None:
     def moved(rounding: Any) -> float:
         torch.manual_seed(0)
         model = nn.Linear(128, 128, bias=False, dtype=torch.bfloat16)
         start = model.weight.detach().clone()
         optimizer = ZerothOrderSGD(model, lr=1e-6, eps=1e-3, rounding=rounding)
-        sides = iter([torch.tensor(1.002), torch.tensor(1.0)])  # g = 1
-        optimizer.step(lambda: next(sides))
+        sides = iter([1.002, 1.0])  # g = 1
+        optimizer.step(lambda: 0 * model(torch.zeros(1, 128, dtype=torch.bfloat16)).sum().float() + next(sides))
         z = direction(model, 0, 0, 0)["weight"].float()
         change = (model.weight.detach() - start).float()
         return float((change * z).sum() / (-1e-6 * (z * z).sum()))
@@ -299,3 +320,61 @@ def test_nothing_trainable_is_refused() -> None:
 def test_a_step_without_closure_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="closure"):
         ZerothOrderSGD(Quadratic(), lr=1e-3, eps=1e-3).step()
+
+
+@both_paths
+def test_groups_have_rates_of_their_own() -> None:
+    model = Quadratic()
+    optimizer = ZerothOrderSGD(model, lr=1e-2, eps=1e-3)
+    optimizer.param_groups[1]["lr"] = 0.0
+    before = [p.clone() for p in model.parameters()]
+    optimizer.step(model)
+    assert not torch.equal(model.weight, before[0])
+    assert torch.equal(model.bias, before[1])
+
+
+def test_a_parameter_that_no_module_call_uses_is_refused() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 1))
+    optimizer = ZerothOrderSGD(model, lr=1e-2, eps=1e-3)
+    with pytest.raises(ConfigurationError, match=r"used 1\.bias, 1\.weight through its module"):
+        optimizer.step(lambda: model[0](torch.ones(1, 4)).sum())
+
+
+def test_a_tensor_of_zeros_has_no_magnitudes_and_is_dense() -> None:
+    model = nn.Linear(32, 32, bias=False)
+    nn.init.zeros_(model.weight)
+    optimizer = ZerothOrderSGD(model, lr=1e-2, eps=1e-3, sparsity=Sparsity(0.2))
+    data = torch.randn(8, 32)
+    for _ in range(3):
+        before = model.weight.detach().clone()
+        optimizer.step(lambda: (model(data) - 1).square().mean())
+        assert (model.weight != before).float().mean() > 0.99
+
+
+@pytest.mark.parametrize("changed", [Sparsity(0.5), Sparsity(0.2, "large"), Sparsity(0.2, "random"), None])
+def test_the_recipes_mask_wins_over_the_checkpoints(changed: Sparsity | None) -> None:
+    model = tiny_llama()
+    state = copy.deepcopy(ZerothOrderSGD(model, lr=0.0, eps=1e-3, sparsity=Sparsity(0.2)).state_dict())
+    resumed = ZerothOrderSGD(model, lr=0.0, eps=1e-3, sparsity=changed)
+    expected = {name: (s.score, int(s.threshold), int(s.cut)) for name, s in resumed.engine.selections.items()}
+    resumed.load_state_dict(state)
+    found = {name: (s.score, int(s.threshold), int(s.cut)) for name, s in resumed.engine.selections.items()}
+    assert found == expected
+
+
+def test_skipped_steps_are_remembered() -> None:
+    model = Quadratic()
+    optimizer = ZerothOrderSGD(model, lr=1e-2, eps=1e-3)
+    optimizer.step(lambda: model() * float("nan"))
+    state = copy.deepcopy(optimizer.state_dict())
+    resumed = ZerothOrderSGD(model, lr=1e-2, eps=1e-3)
+    resumed.load_state_dict(state)
+    resumed.step(lambda: model() * float("nan"))
+    assert resumed.guard.counts.tolist() == [2, 2, 2]
+
+
+def test_a_weight_that_is_not_contiguous_is_refused_by_name() -> None:
+    model = nn.Linear(4, 3)
+    model.weight = nn.Parameter(torch.randn(4, 3).T)
+    with pytest.raises(ConfigurationError, match="weight is not contiguous"):
+        ZerothOrderSGD(model, lr=1e-2, eps=1e-3)

@@ -7,9 +7,12 @@ weights by the previous validation's score.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from typing_extensions import override
 
 
 class BestCheckpoint(ModelCheckpoint):
@@ -17,10 +20,12 @@ class BestCheckpoint(ModelCheckpoint):
 
     Args:
         monitor: the metric that selects, computed on dev.
-        mode: whether it is to be large or small.
+        mode: whether it is to be large or small; null takes losses to be small, all else to be large.
     """
 
-    def __init__(self, monitor: str = "val/accuracy", mode: Literal["max", "min"] = "max") -> None:
+    def __init__(self, monitor: str = "val/accuracy", mode: Literal["max", "min"] | None = None) -> None:
+        if mode is None:
+            mode = "min" if monitor.endswith("loss") else "max"
         super().__init__(filename="best", monitor=monitor, mode=mode, save_top_k=1, enable_version_counter=False)
 
 
@@ -29,3 +34,15 @@ class LastCheckpoint(ModelCheckpoint):
 
     def __init__(self) -> None:
         super().__init__(filename="last", save_top_k=1, enable_version_counter=False)
+        self._saved_at = -1
+
+    @override
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_validation_end(trainer, pl_module)
+        self._saved_at = trainer.global_step
+
+    @override
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save the last state of a run that ends without a validation."""
+        if self._saved_at != trainer.global_step and self.dirpath and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            trainer.save_checkpoint(Path(self.dirpath) / f"{self.filename}.ckpt")

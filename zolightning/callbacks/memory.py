@@ -40,9 +40,10 @@ class PhaseMemory:
     resident: float = 0.0
 
     def raise_to(self, other: PhaseMemory) -> None:
-        """Keep the larger of each number."""
+        """Keep the larger of each peak, and the other's present numbers."""
         for field in fields(self):
-            setattr(self, field.name, max(getattr(self, field.name), getattr(other, field.name)))
+            new = getattr(other, field.name)
+            setattr(self, field.name, max(getattr(self, field.name), new) if field.name.startswith("peak") else new)
 
 
 class MemoryProfiler(Callback):
@@ -117,9 +118,9 @@ class MemoryProfiler(Callback):
         if self.table and trainer.is_global_zero:
             Console().print(self._table())
 
-    def _metrics(self) -> dict[str, float]:
+    def _metrics(self) -> dict[str, torch.Tensor]:
         return {
-            f"memory/{phase}/{number}": getattr(memory, number)
+            f"memory/{phase}/{number}": torch.tensor(getattr(memory, number))
             for phase, memory in self.phases.items()
             for number in _shown()
         }

@@ -44,7 +44,7 @@ class Progress(ProgressBar):
         self._start()
         self._first_step, self._started = trainer.global_step, time.perf_counter()
         if self._bars is not None:
-            total = trainer.max_steps if trainer.max_steps > 0 else int(trainer.estimated_stepping_batches)
+            total = _total_steps(trainer)
             self._fit_task = self._bars.add_task("fit", total=total, completed=trainer.global_step, numbers="")
 
     @override
@@ -144,6 +144,14 @@ class Progress(ProgressBar):
         self._evaluation_task = None
         if self._fit_task is None:
             self._stop()
+
+
+def _total_steps(trainer: Trainer) -> int | None:
+    """Return how many steps the run will take, or None if nothing but its results will tell."""
+    limits = [trainer.max_steps] if trainer.max_steps > 0 else []
+    if trainer.max_epochs is not None and trainer.max_epochs > 0:
+        limits.append(int(trainer.max_epochs * trainer.num_training_batches))
+    return min(limits, default=None)
 
 
 def _numbers(metrics: dict[str, Tensor]) -> str:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import time
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from typing_extensions import override
 
+from zolightning.divergence import logs_now
 from zolightning.finetuner import FineTuner
 from zolightning.models.batch import OptionBatch
 
@@ -21,17 +23,28 @@ class Throughput(Callback):
     """
 
     def __init__(self) -> None:
-        self._seconds = 0.0
+        self._since = 0.0
+        self._paused = 0.0
         self._steps = 0
         self._forwards = 0
         self._tokens = 0
-        self._started = 0.0
         self._forwards_before = 0
+
+    @override
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._begin()
+
+    @override
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._paused = time.perf_counter()
+
+    @override
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._since += time.perf_counter() - self._paused
 
     @override
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         assert isinstance(pl_module, FineTuner)
-        self._started = time.perf_counter()
         self._forwards_before = pl_module.forward_passes
 
     @override
@@ -44,8 +57,14 @@ class Throughput(Callback):
         self._steps += 1
         self._forwards += forwards
         self._tokens += forwards * batch.num_tokens
-        self._seconds += time.perf_counter() - self._started
-        if trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+        if logs_now(trainer):
+            # From log to log, where the numbers are read: between them the device may lag behind the host.
+            seconds = time.perf_counter() - self._since
             counts = {"steps": self._steps, "forwards": self._forwards, "tokens": self._tokens}
-            pl_module.log_dict({f"perf/{name}_per_s": count / self._seconds for name, count in counts.items()})
-            self._seconds, self._steps, self._forwards, self._tokens = 0.0, 0, 0, 0
+            rates = {f"perf/{name}_per_s": torch.tensor(count / seconds) for name, count in counts.items()}
+            pl_module.log_dict(rates)
+            self._begin()
+
+    def _begin(self) -> None:
+        self._since = time.perf_counter()
+        self._steps, self._forwards, self._tokens = 0, 0, 0

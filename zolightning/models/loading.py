@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import nn
@@ -88,16 +88,22 @@ def load_model(backbone: str, dtype: Dtype, attention: Attention) -> PreTrainedM
         attention: the implementation; sdpa is right nearly always.
 
     Raises:
-        ConfigurationError: if it cannot be had.
+        ConfigurationError: if it cannot be had, or some of its weights are missing.
     """
     from transformers import AutoModelForCausalLM
 
     try:
-        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            resolve(backbone), dtype=getattr(torch, dtype), attn_implementation=attention
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            resolve(backbone), dtype=getattr(torch, dtype), attn_implementation=attention, output_loading_info=True
         )
     except (OSError, ValueError, ImportError) as error:
         raise ConfigurationError(f"backbone: cannot load {backbone}: {error}") from error
+    model: PreTrainedModel = loaded[0]
+    if missing := sorted(loaded[1]["missing_keys"]):
+        raise ConfigurationError(
+            f"backbone: the weights of {backbone} lack {', '.join(missing[:5])}{', ...' if len(missing) > 5 else ''}; "
+            "they would be random"
+        )
     return model
 
 

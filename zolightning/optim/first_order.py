@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -16,8 +17,8 @@ from zolightning.optim.guard import SkipGuard
 from zolightning.perturbation.phases import phase
 
 
-def backpropagate(optimizer: Optimizer, closure: Closure | None, clip_norm: float | None) -> Tensor:
-    """Fill the gradients of an optimizer's parameters and return the loss [].
+def backpropagate(optimizer: Optimizer, closure: Closure | None, clip_norm: float | None) -> tuple[Tensor, Tensor]:
+    """Fill the gradients of an optimizer's parameters, and return the loss [] and whether it and they are finite [].
 
     Args:
         optimizer: holds the parameters.
@@ -35,9 +36,9 @@ def backpropagate(optimizer: Optimizer, closure: Closure | None, clip_norm: floa
         loss = closure()
         if loss.requires_grad:
             loss.backward()  # type: ignore[no-untyped-call]
-    if clip_norm is not None:
-        nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], clip_norm)
-    return wide(loss)
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    norm = nn.utils.clip_grad_norm_(parameters, math.inf if clip_norm is None else clip_norm)
+    return wide(loss), torch.isfinite(loss.detach()) & torch.isfinite(norm)
 
 
 def guarded_step(
@@ -47,9 +48,8 @@ def guarded_step(
     guard: SkipGuard,
     update: Callable[[], object],
 ) -> Tensor:
-    """Backpropagate, and call `update` if the loss is finite; finding out waits for the device. Return the loss []."""
-    loss = backpropagate(optimizer, closure, clip_norm)
-    finite = torch.isfinite(loss)
+    """Backpropagate, and call `update` if all is finite; finding out waits for the device. Return the loss []."""
+    loss, finite = backpropagate(optimizer, closure, clip_norm)
     guard.watch(finite)
     if finite:
         with phase("update"), torch.no_grad():
@@ -84,7 +84,7 @@ class BackpropSGD(SGD):
         for group, decay in zip(self.param_groups, decay_groups(model.parameters(), weight_decay), strict=True):
             group["decoupled_decay"] = decay["weight_decay"]
         self.clip_norm = clip_norm
-        self.guard = SkipGuard()
+        self.guard = SkipGuard(self)
 
     @override
     def step(self, closure: Closure | None = None) -> Tensor:  # type: ignore[override]
@@ -122,7 +122,7 @@ class BackpropAdamW(AdamW):
     ) -> None:
         super().__init__(decay_groups(model.parameters(), weight_decay), lr=lr, betas=betas, eps=adam_eps)
         self.clip_norm = clip_norm
-        self.guard = SkipGuard()
+        self.guard = SkipGuard(self)
 
     @override
     def step(self, closure: Closure | None = None) -> Tensor:  # type: ignore[override]

@@ -4,13 +4,27 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
 
 class SkipGuard:
-    """Three counters on the loss's device."""
+    """Three counters on the loss's device, which the optimizer's state dict keeps.
 
-    def __init__(self) -> None:
+    Args:
+        optimizer: whose steps are counted.
+    """
+
+    def __init__(self, optimizer: Optimizer) -> None:
         self._counts = torch.zeros(3, dtype=torch.int64)
+        optimizer.param_groups[0]["skipped"] = self._counts.tolist()
+        optimizer.register_state_dict_pre_hook(self._save)
+        optimizer.register_load_state_dict_post_hook(self._load)
+
+    def _save(self, optimizer: Optimizer) -> None:
+        optimizer.param_groups[0]["skipped"] = self._counts.tolist()
+
+    def _load(self, optimizer: Optimizer) -> None:
+        self._counts = torch.tensor(optimizer.param_groups[0]["skipped"])
 
     @property
     def counts(self) -> Tensor:

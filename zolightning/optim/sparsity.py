@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from zolightning.errors import ConfigurationError
-from zolightning.perturbation.masks import Score, Selection, select_smallest
+from zolightning.perturbation.masks import Score, Selection, ranks_by_zero, select_smallest
 from zolightning.perturbation.noise import Stream
 
 
@@ -39,6 +39,8 @@ class Sparsity:
     def select(self, parameter: nn.Parameter, stream: Stream) -> Selection | None:
         """Find a parameter's selection from its weights as they are now, or None where it is dense.
 
+        A tensor with so many zeros that its threshold is zero has no magnitudes to go by, and is dense.
+
         Args:
             parameter: the weights.
             stream: the parameter's stream in the mask lane.
@@ -47,4 +49,6 @@ class Sparsity:
             return None
         flat = parameter.detach().reshape(-1)
         count = min(max(round(self.keep_ratio * flat.numel()), 1), flat.numel())
-        return select_smallest(self.score, flat, count, stream)
+        selection = select_smallest(self.score, flat, count, stream)
+        # A threshold of zero, as adapters that start at zero have it, would freeze each weight after its first move.
+        return None if ranks_by_zero(selection, flat) else selection

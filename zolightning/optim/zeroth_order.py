@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from contextlib import AbstractContextManager
-from dataclasses import replace
+from dataclasses import astuple, replace
 from typing import Any
 
 import torch
@@ -20,6 +21,8 @@ from zolightning.perturbation.engine import Engine
 from zolightning.perturbation.kernels import Rounding
 from zolightning.perturbation.noise import LAYOUT_VERSION, Lane, Stream
 from zolightning.perturbation.phases import phase
+
+log = logging.getLogger(__name__)
 
 _THRESHOLDS = ("threshold", "cut")
 
@@ -63,18 +66,16 @@ class ZerothOrderOptimizer(Optimizer):
         super().__init__(decay_groups(model.parameters(), weight_decay), {"lr": lr, "eps": eps})
         for group in self.param_groups:
             group.update(step=0, seed=seed, layout=LAYOUT_VERSION)
+        self.param_groups[0]["sparsity"] = None if sparsity is None else list(astuple(sparsity))
         self.num_queries = num_queries
         self.rounding: Rounding = rounding
-        self.guard = SkipGuard()
+        self.guard = SkipGuard(self)
+        self.sparsity = sparsity
         self.last: Estimate | None = None
         self.engine = Engine(model, compiled)
-        for name, parameter in self.engine.parameters.items():
+        for parameter in self.engine.parameters.values():
             self.state[parameter]["step"] = torch.zeros((), dtype=torch.int64)
-            stream = self.engine.stream(name, Stream(seed, parameter=0, step=0, lane=Lane.MASK))
-            selection = None if sparsity is None else sparsity.select(parameter, stream)
-            if selection is not None:
-                self.engine.selections[name] = selection
-                self.state[parameter].update(threshold=selection.threshold, cut=selection.cut)
+        self._select()
         self.register_state_dict_pre_hook(_write_steps)
 
     @property
@@ -105,7 +106,8 @@ class ZerothOrderOptimizer(Optimizer):
             The loss at the unperturbed weights, estimated as the mean over the probes [], on its device.
 
         Raises:
-            ConfigurationError: if no closure is given.
+            ConfigurationError: if no closure is given, or, at the first step, the closure's forwards have not used some
+                trainable parameter through its module.
         """
         if closure is None:
             raise ConfigurationError(
@@ -114,6 +116,7 @@ class ZerothOrderOptimizer(Optimizer):
         self.engine.forget()
         with phase("probe"):
             estimate = self.estimate(closure)
+        self.engine.check_visits()
         self.guard.watch(estimate.finite)
         with phase("update"):
             self.update(estimate)
@@ -140,7 +143,7 @@ class ZerothOrderOptimizer(Optimizer):
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the counters, seed and thresholds.
+        """Restore the counters, the seed, and the thresholds, which are found anew if the recipe has another mask.
 
         Raises:
             ConfigurationError: if the directions of the checkpoint were made by another layout of the noise.
@@ -151,7 +154,14 @@ class ZerothOrderOptimizer(Optimizer):
                 f"the checkpoint's directions have noise layout {layout}, this version makes layout {LAYOUT_VERSION}: "
                 "the run cannot go on as it began"
             )
+        recipe = self.param_groups[0]["sparsity"]
         super().load_state_dict(state_dict)
+        self.engine.forget()
+        if self.param_groups[0]["sparsity"] != recipe:
+            log.warning("The mask %s of the checkpoint is replaced by %s", self.param_groups[0]["sparsity"], recipe)
+            self.param_groups[0]["sparsity"] = recipe
+            self._select()
+            return
         # torch casts state to the parameters' dtype, which would round the thresholds' integers.
         for saved, group in zip(state_dict["param_groups"], self.param_groups, strict=True):
             for index, parameter in zip(saved["params"], group["params"], strict=True):
@@ -164,6 +174,19 @@ class ZerothOrderOptimizer(Optimizer):
             self.engine.selections[name] = replace(
                 selection, threshold=state["threshold"], cut=state["cut"], stream=stream
             )
+
+    def _select(self) -> None:
+        """Find every parameter's mask from the weights as they are now."""
+        self.engine.selections.clear()
+        for name, parameter in self.engine.parameters.items():
+            state = self.state[parameter]
+            for key in _THRESHOLDS:
+                state.pop(key, None)
+            stream = self.engine.stream(name, Stream(self.seed, parameter=0, step=0, lane=Lane.MASK))
+            selection = None if self.sparsity is None else self.sparsity.select(parameter, stream)
+            if selection is not None:
+                self.engine.selections[name] = selection
+                state.update(threshold=selection.threshold, cut=selection.cut)
 
 
 def check_hyperparameters(*, lr: float, eps: float, num_queries: int = 1, weight_decay: float = 0.0) -> None:

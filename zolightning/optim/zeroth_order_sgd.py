@@ -7,6 +7,7 @@ from typing_extensions import override
 
 from zolightning.optim.estimators import Estimate
 from zolightning.optim.zeroth_order import ZerothOrderOptimizer
+from zolightning.perturbation.engine import Step
 
 
 class ZerothOrderSGD(ZerothOrderOptimizer):
@@ -19,12 +20,16 @@ class ZerothOrderSGD(ZerothOrderOptimizer):
 
     @override
     def update(self, estimate: Estimate) -> None:
-        lr = self.param_groups[0]["lr"]
-        alive = estimate.finite.to(estimate.projected_gradients.dtype)
-        decay = {id(p): group["weight_decay"] for group in self.param_groups for p in group["params"]}
+        shares = estimate.projected_gradients / self.num_queries
+        alive = estimate.finite.to(shares.dtype)
+        groups = {id(p): group for group in self.param_groups for p in group["params"]}
+        steps: dict[tuple[float, float], Step] = {}
+        for group in self.param_groups:
+            lr, decay = group["lr"], group["weight_decay"]
+            steps[lr, decay] = Step(torch.where(estimate.finite, lr * shares, 0.0), alive * (lr * decay))
+        of = {name: groups[id(parameter)] for name, parameter in self.engine.parameters.items()}
         self.engine.update(
             [self.place(query) for query in range(self.num_queries)],
-            torch.where(estimate.finite, estimate.projected_gradients * (lr / self.num_queries), 0.0),
-            {name: alive * (lr * decay[id(p)]) for name, p in self.engine.parameters.items()},
+            {name: steps[group["lr"], group["weight_decay"]] for name, group in of.items()},
             self.rounding,
         )

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
+from zolightning.errors import ConfigurationError
 from zolightning.perturbation.bundle import Bundle
 from zolightning.perturbation.compiler import Compiler
 from zolightning.perturbation.in_forward import InForward
@@ -19,12 +20,28 @@ from zolightning.perturbation.noise import Lane, Stream, parameter_words
 _HALF = (torch.bfloat16, torch.float16)
 
 
+@dataclass(frozen=True)
+class Step:
+    """How far a parameter moves.
+
+    Args:
+        coefficients: learning rate times each query's share of the projected gradient, float32 or float64 [queries].
+        decay: learning rate times weight decay [].
+    """
+
+    coefficients: Tensor
+    decay: Tensor
+
+
 class Engine:
     """Probes and moves the trainable parameters of a model.
 
     Args:
         model: the model.
         compiled: whether to compile the kernels; None compiles for a million trainable weights or more.
+
+    Raises:
+        ConfigurationError: if a trainable parameter is not contiguous in memory.
     """
 
     def __init__(self, model: nn.Module, compiled: bool | None = None) -> None:
@@ -38,6 +55,10 @@ class Engine:
         self._sizes = sizes
         self._bundle: Bundle | None = None
         self._kept: tuple[Stream, dict[str, Tensor]] | None = None
+        self._unvisited: set[str] | None = set(self.parameters)
+        for name, parameter in trainable:
+            if not parameter.is_contiguous():
+                raise ConfigurationError(f"{name} is not contiguous in memory: make it so before it is optimised")
 
     def stream(self, name: str, place: Stream) -> Stream:
         """Return a parameter's stream at a place whose parameter word is not read."""
@@ -49,6 +70,8 @@ class Engine:
         scales: dict[tuple[torch.device, torch.dtype], Tensor] = {}
 
         def perturb(name: str, weight: Tensor, out: Tensor) -> None:
+            if self._unvisited:
+                self._unvisited.discard(name)
             kind = (weight.device, wide_dtype(weight.dtype))
             if kind not in scales:
                 scales[kind] = torch.full((), scale, dtype=kind[1], device=kind[0])
@@ -64,32 +87,42 @@ class Engine:
         """Drop what is kept from probe to probe: somebody else may have moved the weights, and masks with them."""
         self._kept = None
 
-    def update(
-        self, places: list[Stream], coefficients: Tensor, decays: Mapping[str, Tensor], rounding: Rounding
-    ) -> None:
+    def check_visits(self) -> None:
+        """Check, once, that the forwards so far have used every trainable parameter through its module.
+
+        Raises:
+            ConfigurationError: naming the parameters that no probe has perturbed: a step would move them at random.
+        """
+        if self._unvisited:
+            raise ConfigurationError(
+                f"no forward of the closure used {', '.join(sorted(self._unvisited))} through its module, so that it "
+                "cannot be perturbed: freeze it with requires_grad_(False), or call the module that holds it"
+            )
+        self._unvisited = None
+
+    def update(self, places: list[Stream], steps: Mapping[str, Step], rounding: Rounding) -> None:
         """Subtract sum_i coefficients[i] z_i + decay theta from every selected weight.
 
         Args:
             places: the step and query of each direction.
-            coefficients: one a direction, float32 or float64 [directions].
-            decays: learning rate times weight decay by name [].
+            steps: each parameter's coefficients and decay, by name.
             rounding: how half-precision weights are rounded.
         """
         rounding_place = replace(places[0], query=0, lane=Lane.ROUNDING)
-        small = self._small_changes(places, coefficients)
+        small = self._small_changes(places, steps)
         rounds = {n for n, p in self.parameters.items() if rounding == "stochastic" and p.dtype in _HALF}
         small_words = self._bundle.raw(rounding_place) if self._bundle and rounds & small.keys() else {}
         for name, parameter in self.parameters.items():
             weight = flat_view(parameter)
             dtype = wide_dtype(weight.dtype)
-            decay = decays[name].to(weight.device, dtype)
+            decay = steps[name].decay.to(weight.device, dtype)
             if name in small:
                 change = small[name] + self._masked(name, decay * wide(weight), weight)
                 subtract_(weight, change, small_words[name] if name in rounds else None)
                 continue
             update_(
                 weight,
-                coefficients.to(weight.device, dtype),
+                steps[name].coefficients.to(weight.device, dtype),
                 decay,
                 [self.stream(name, place) for place in places],
                 self.selections.get(name),
@@ -107,11 +140,11 @@ class Engine:
             self._kept = (place, masked)
         return self._kept[1]
 
-    def _small_changes(self, places: list[Stream], coefficients: Tensor) -> dict[str, Tensor]:
+    def _small_changes(self, places: list[Stream], steps: Mapping[str, Step]) -> dict[str, Tensor]:
         changes: dict[str, Tensor] = {}
-        for place, coefficient in zip(places, coefficients.unbind(), strict=True):
+        for query, place in enumerate(places):
             for name, direction in self._small_directions(place).items():
-                term = coefficient.to(direction.device, direction.dtype) * direction
+                term = steps[name].coefficients[query].to(direction.device, direction.dtype) * direction
                 changes[name] = changes[name] + term if name in changes else term
         self.forget()
         return changes
@@ -130,11 +163,5 @@ class Engine:
 
 
 def flat_view(weight: Tensor) -> Tensor:
-    """Return a one-dimensional view of a weight that writes through to it.
-
-    Raises:
-        ValueError: if the weight's memory is not contiguous.
-    """
-    if not weight.is_contiguous():
-        raise ValueError(f"a weight of shape {tuple(weight.shape)} is not contiguous in memory")
+    """Return a one-dimensional view of a contiguous weight that writes through to it."""
     return weight.detach().view(-1)

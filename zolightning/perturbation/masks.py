@@ -103,6 +103,14 @@ def select_smallest(score: Score, weight: Tensor, count: int, stream: Stream) ->
     return Selection(score, as_tensor[0], as_tensor[1], stream)
 
 
+def ranks_by_zero(selection: Selection, weight: Tensor) -> bool:
+    """Return whether a selection by magnitude ends at a magnitude of zero."""
+    if selection.score == "random":
+        return False
+    zero = keys(selection.score, torch.zeros(1, dtype=weight.dtype), torch.empty(0))
+    return int(selection.threshold) == int(zero)
+
+
 def _kth_smallest(chunks: Callable[[], Iterator[Tensor]], count: int, bits: int) -> tuple[int, int]:
     """Return the count-th smallest key, and how many keys equal to it are among the `count` smallest.
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class Strategy:
     """How theta moves, as a set of hooks with a default each: a method overrides only what differs.
 
-    The hooks, in the order in which a run calls them: `setup`, `configure_optimizer`, `load_state_dict` (on resume),
+    The hooks, in the order in which a run calls them: `setup`, `load_state_dict` (on resume), `configure_optimizer`,
     `on_train_start`, then for each batch `training_step` and `on_train_batch_end`, and after each validation
     `on_validation_end`. The optimizer is a `torch.optim.Optimizer` whose `step(closure)` is a whole step, so that a
     strategy also works in a bare loop and in Fabric.
