@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,10 +13,12 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tests.helpers.runs import STRATEGIES, curves, fit, newest, recipe, texts
 from zolightning.cli import main
+from zolightning.sample import MODEL
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
@@ -89,6 +92,54 @@ def test_a_schedule_is_stepped_each_step_and_resumed(tmp_path: Path) -> None:
     run = fit(config, *flags, "--ckpt_path=last")
     rates = dict(curves(run)["lr"])
     assert [rates[step] for step in (2, 4, 6, 8, 10)] == pytest.approx([9e-5, 7e-5, 5e-5, 3e-5, 1e-5])
+
+
+def test_another_schedule_on_resume_is_the_recipes_from_its_beginning(tmp_path: Path) -> None:
+    config = recipe(tmp_path)
+    flags = ["--model.lr_scheduler=LinearLR", "--model.lr_scheduler.start_factor=1.0"]
+    flags.append("--model.lr_scheduler.end_factor=0.0")
+    fit(config, *flags, "--model.lr_scheduler.total_iters=10", "--trainer.max_steps=4")
+    run = fit(config, *flags, "--model.lr_scheduler.total_iters=100", "--ckpt_path=last")
+    assert dict(curves(run)["lr"])[10] == pytest.approx(9.1e-5)
+
+
+def test_a_users_callbacks_are_kept_beside_the_progress_bar(tmp_path: Path) -> None:
+    monitor = ["--trainer.callbacks+=LearningRateMonitor", "--trainer.callbacks.logging_interval=step"]
+    run = fit(recipe(tmp_path), *monitor)
+    assert any(tag.startswith("lr-") for tag in curves(run))
+
+
+def test_testing_a_run_leaves_its_configuration_alone(tmp_path: Path) -> None:
+    config = recipe(tmp_path)
+    run = fit(config, "--model.strategy.lr=0.00077")
+    before = (run / "config.yaml").read_text()
+    main(["test", "--config", str(config), "--ckpt_path=best"])
+    assert (run / "config.yaml").read_text() == before
+    assert (run / "config_test.yaml").is_file()
+
+
+def test_a_checkpoint_that_does_not_fit_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = recipe(tmp_path)
+    run = fit(config)
+    best = (run / "best" / "model.safetensors").read_bytes()
+    adam = ["--model.strategy=FOAdam", "--model.strategy.lr=0.001"]
+    for flags, message in (
+        ([], "complete at step 10"),
+        ([*adam, "--trainer.max_steps=20"], "FOAdam cannot go on from"),
+        (["--model.dtype=bfloat16", "--trainer.max_steps=20"], "model.dtype=float32"),
+        (["--model.scheme=lora", "--trainer.max_steps=20"], "model.scheme=full"),
+    ):
+        with pytest.raises(SystemExit):
+            main(["fit", "--config", str(config), "--ckpt_path=last", *flags])
+        assert message in capsys.readouterr().err
+    assert (run / "best" / "model.safetensors").read_bytes() == best
+
+
+def test_a_run_without_validation_or_logging_keeps_its_last_state(tmp_path: Path) -> None:
+    flags = ["--trainer.limit_val_batches=0", "--trainer.log_every_n_steps=0", "--trainer.max_steps=3"]
+    run = fit(recipe(tmp_path), *flags)
+    assert torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 3
+    fit(recipe(tmp_path), "--trainer.enable_checkpointing=false", "--trainer.max_steps=2")
 
 
 def test_validate_test_and_predict(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -171,13 +222,15 @@ def test_a_users_own_strategy_is_picked_by_its_path(tmp_path: Path) -> None:
     run = fit(config)
     assert dict(curves(run)["lr"])[10] == pytest.approx(2.5e-5)
     assert json.loads((run / "result.json").read_text())["strategy"] == "MyStrategy"
+    fit(config, "--trainer.max_steps=8", f"--trainer.default_root_dir={tmp_path / 'halves'}")
+    main(["fit", "--config", str(config), "--ckpt_path=last", f"--trainer.default_root_dir={tmp_path / 'halves'}"])
+    a, b = (weights(root / "version_0/checkpoints/last.ckpt") for root in (tmp_path / "runs", tmp_path / "halves"))
+    assert all(torch.equal(a[name], b[name]) for name in a), "a rate that the strategy set itself is resumed"
 
 
 def test_lora_trains_and_keeps_its_adapter_alone(tmp_path: Path) -> None:
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
-
-    from zolightning.sample import MODEL
 
     run = fit(recipe(tmp_path), "--model.scheme=lora")
     state = weights(run / "checkpoints" / "last.ckpt")
@@ -203,21 +256,20 @@ def test_fast_dev_run(tmp_path: Path) -> None:
     assert not (tmp_path / "runs" / "version_0" / "best").exists()
 
 
+@pytest.mark.parametrize("log_every", [2, 1000])
 def test_losses_that_are_not_finite_stop_the_run_with_a_checkpoint(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    log_every: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from zolightning.tasks import SampleReviews
 
-    monkeypatch.setattr(SampleReviews, "loss", lambda *_: torch.tensor(float("nan")))
+    whole = SampleReviews.loss
+    monkeypatch.setattr(SampleReviews, "loss", lambda *arguments: whole(*arguments) * float("nan"))
     with pytest.raises(SystemExit) as stop:
-        main(["fit", "--config", str(recipe(tmp_path, max_steps=50))])
+        # Logged never: the end of the run finds out too.
+        main(["fit", "--config", str(recipe(tmp_path, max_steps=12, log_every_n_steps=log_every))])
     assert stop.value.code == 3
-    assert "10 steps in a row" in capsys.readouterr().err
+    assert "steps in a row" in capsys.readouterr().err
     state = weights(newest(tmp_path / "runs") / "checkpoints" / "diverged.ckpt")
-    from safetensors.torch import load_file
-
-    from zolightning.sample import MODEL
-
     for name, value in load_file(MODEL / "model.safetensors").items():
         assert torch.equal(state[f"model.{name}"], value)
 
@@ -242,6 +294,9 @@ BAD: list[tuple[list[str], str]] = [
     (["--data.num_train=100000"], "num_train"),
     (["--ckpt_path=last"], "no run under"),
     (["--ckpt_path=missing.ckpt"], "there is no missing.ckpt"),
+    (["--data.batch_size=0"], "batch_size must be at least 1"),
+    (["--checkpoint.monitor=val/acc"], "validation logs val/loss, val/accuracy"),
+    (["--model.backbone=holey"], "lack model.layers.0.self_attn.q_proj.weight"),
     (["--data.options=[' bad',' bad']"], "the same tokens"),
     (["--data.max_length=2"], "max_length"),
 ]
@@ -275,6 +330,10 @@ def bad_backbones(folder: Path) -> None:
     LlamaConfig(architectures=["LlamaForCausalLM"]).save_pretrained(folder / "weightless")
     BertConfig(architectures=["BertForMaskedLM"]).save_pretrained(folder / "masked")
     (folder / "masked" / "model.safetensors").touch()
+    shutil.copytree(MODEL, folder / "holey")
+    state = load_file(MODEL / "model.safetensors")
+    del state["model.layers.0.self_attn.q_proj.weight"]
+    save_file(state, folder / "holey" / "model.safetensors", metadata={"format": "pt"})
 
 
 def test_help_imports_nothing_slow_beyond_lightning() -> None:

@@ -8,11 +8,13 @@ import re
 import shlex
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import ROOT
+from tests.helpers.runs import fit, recipe
 
 README = (ROOT / "README.md").read_text()
 SHELL = [line for block in re.findall(r"```sh\n(.*?)```", README, re.S) for line in block.splitlines() if line]
@@ -81,6 +83,16 @@ def test_every_other_command_runs(checkout: Path) -> None:
 @pytest.mark.parametrize("code", PYTHON, ids=["lightning", "torch"])
 def test_the_python_examples_run(code: str) -> None:
     exec(compile(code.replace("max_steps=100", "max_steps=3"), "README.md", "exec"), {})
+
+
+def test_the_strategy_of_contributing_runs_from_yaml(tmp_path: Path) -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.S)
+    (tmp_path / "scalar.py").write_text(textwrap.dedent(code))
+    config = recipe(tmp_path, "ZOSGD")
+    config.write_text(config.read_text().replace("class_path: ZOSGD", "class_path: scalar.ScalarSign"))
+    run = fit(config, "--model.strategy.num_queries=2")
+    assert json.loads((run / "result.json").read_text())["forward_passes"] == 40
 
 
 def test_readme_lists_every_strategy_and_task() -> None:

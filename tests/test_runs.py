@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
@@ -11,24 +10,33 @@ from zolightning.errors import ConfigurationError
 from zolightning.runs import resolve_checkpoint, version_of
 
 
-def made(root: Path, version: int, name: str, age: int) -> Path:
+def made(root: Path, version: int, name: str) -> Path:
     path = root / f"version_{version}" / "checkpoints" / f"{name}.ckpt"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.touch()
-    os.utime(path, (1_000_000 - age, 1_000_000 - age))
+    (path.parent.parent / "config.yaml").touch()
     return path
 
 
 def test_the_newest_is_found_and_its_run_known(tmp_path: Path) -> None:
-    made(tmp_path, 0, "last", age=5)
-    newest = made(tmp_path, 10, "last", age=1)
-    made(tmp_path, 2, "last", age=3)
-    best = made(tmp_path, 2, "best", age=9)
+    made(tmp_path, 0, "last")
+    newest = made(tmp_path, 10, "last")
+    made(tmp_path, 2, "last")
+    best = made(tmp_path, 10, "best")
+    (tmp_path / "version_11").mkdir()  # An evaluation's folder: it has no config.yaml.
     assert resolve_checkpoint("last", tmp_path) == newest
     assert resolve_checkpoint("best", tmp_path) == best
     assert version_of(newest, tmp_path) == 10
     assert version_of(newest, tmp_path / "elsewhere") is None
     assert resolve_checkpoint(str(best), tmp_path) == best
+
+
+def test_a_newest_run_without_checkpoint_is_not_passed_over(tmp_path: Path) -> None:
+    made(tmp_path, 0, "last")
+    (tmp_path / "version_1").mkdir()
+    (tmp_path / "version_1" / "config.yaml").touch()
+    with pytest.raises(ConfigurationError, match="version_1, ended before"):
+        resolve_checkpoint("last", tmp_path)
 
 
 @pytest.mark.parametrize("name", ["last", "best", "other.ckpt"])

@@ -63,7 +63,7 @@ def summarise(setting: Setting, results: Sequence[dict[str, Any]]) -> dict[str, 
             row[f"{stage.replace('_', '-')} {score}"] = f"{statistics.mean(values):.3f}{spread}"
     row["forward passes"] = results[0]["forward_passes"]
     row["seconds"] = f"{statistics.mean(result['seconds'] for result in results):.0f}"
-    row["peak GiB"] = max(result["peak_memory_gib"] or 0.0 for result in results)
+    row["peak GiB"] = f"{max(result['peak_memory_gib'] or 0.0 for result in results):.3f}"
     return row
 
 

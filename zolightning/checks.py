@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from lightning.pytorch.utilities import rank_zero_warn
+
 from zolightning.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -35,5 +37,7 @@ def check_trainer(trainer: Trainer) -> None:
         )
     if trainer.world_size > 1:
         problems.append(f"{trainer.world_size} processes: this version trains on one device; set trainer.devices to 1")
+    if trainer.limit_val_batches == 0:
+        rank_zero_warn("trainer.limit_val_batches=0: without validation the last weights are kept, not the best on dev")
     if problems:
         raise ConfigurationError("the trainer's settings do not fit this module:\n  - " + "\n  - ".join(problems))

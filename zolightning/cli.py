@@ -17,11 +17,13 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from typing_extensions import override
 
 from zolightning import __version__, callbacks
-from zolightning.errors import ConfigurationError, DivergenceError
+from zolightning.errors import ConfigurationError, DivergenceError, configuration_error_behind
 from zolightning.finetuner import FineTuner
 from zolightning.runs import resolve_checkpoint, version_of
 from zolightning.suggestions import suggest
 from zolightning.tasks import Task
+
+_DESCRIPTION = "Fine-tuning of language models with forward passes only, from one YAML file."
 
 _ALWAYS = {
     "checkpoint": callbacks.BestCheckpoint,
@@ -47,7 +49,8 @@ class Parser(LightningArgumentParser):
 
     @override
     def error(self, message: str, ex: Exception | None = None) -> None:  # type: ignore[override]
-        raise ConfigurationError(suggest(message)) from ex
+        mendable = None if ex is None else configuration_error_behind(ex)
+        raise ConfigurationError(suggest(message) if mendable is None else str(mendable)) from ex
 
 
 class SaveConfig(SaveConfigCallback):
@@ -72,7 +75,13 @@ class CLI(LightningCLI):
 
     @override
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        parser.set_defaults({"trainer.default_root_dir": "runs", "trainer.num_sanity_val_steps": 0})
+        parser.set_defaults(
+            {
+                "trainer.default_root_dir": "runs",
+                "trainer.num_sanity_val_steps": 0,
+                "trainer.enable_model_summary": False,
+            }
+        )
         for name, callback in _ALWAYS.items():
             parser.add_lightning_class_args(callback, name)
 
@@ -91,7 +100,8 @@ class CLI(LightningCLI):
             version = None if checkpoint is None else version_of(Path(checkpoint), root)
             kwargs["logger"] = TensorBoardLogger(root, name="", version=version)
         if settings["trainer"]["enable_progress_bar"] in (None, True):
-            kwargs["callbacks"] = [callbacks.Progress()]
+            chosen = self.config_init[self.config_init["subcommand"]]["trainer"]["callbacks"] or []
+            kwargs["callbacks"] = [*(chosen if isinstance(chosen, list) else [chosen]), callbacks.Progress()]
         if settings["trainer"]["enable_checkpointing"] is False:
             parser = self._parser(self.subcommand)
             parser.callback_keys = [key for key in parser.callback_keys if not key.endswith("checkpoint")]
@@ -125,7 +135,7 @@ def main(args: ArgsType = None) -> None:
             save_config_kwargs={"overwrite": True},
             seed_everything_default=0,
             parser_class=Parser,
-            parser_kwargs={"prog": "zolightning", "version": __version__, "description": __doc__},
+            parser_kwargs={"prog": "zolightning", "version": __version__, "description": _DESCRIPTION},
             args=args,
         )
     except ConfigurationError as error:
@@ -134,6 +144,11 @@ def main(args: ArgsType = None) -> None:
     except DivergenceError as error:
         print(f"zolightning: stopped: {error}", file=sys.stderr)
         raise SystemExit(3) from error
+    except ValueError as error:
+        if (mendable := configuration_error_behind(error)) is None:
+            raise
+        print(f"zolightning: error: {mendable}", file=sys.stderr)
+        raise SystemExit(2) from error
 
 
 def _quieten() -> None:
@@ -146,6 +161,8 @@ def _quieten() -> None:
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda record: "Tip:" not in record.msg)
     # Zeroth-order probes want dropout off: https://github.com/Lightning-AI/pytorch-lightning/issues/20105
     warnings.filterwarnings("ignore", message="Found .* module\\(s\\) in eval mode")
+    # Steps are counted over the run, not the epoch.
+    warnings.filterwarnings("ignore", message="The number of training batches .* is smaller than the logging interval")
     # A resumed run goes on in its folder.
     warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
     # Predictions are written in the loader's order.

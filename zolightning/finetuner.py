@@ -26,6 +26,7 @@ from zolightning.models.loading import Attention, Dtype, export, load_config, lo
 from zolightning.models.schemes import Scheme, apply_scheme
 from zolightning.optim.recipe import Recipe
 from zolightning.perturbation.phases import phase
+from zolightning.resume import KEY, check_continuation, record_of
 from zolightning.strategies import Strategy
 from zolightning.tasks import Task
 
@@ -33,8 +34,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from zolightning.models.batch import OptionBatch
-
-_KEY = "zolightning"
 
 
 class FineTuner(LightningModule):
@@ -268,7 +267,8 @@ class FineTuner(LightningModule):
     def _finish_evaluation(self, prefix: str) -> dict[str, Tensor]:
         metrics = {f"{prefix}/{name}": value for name, value in self._metrics.compute().items()}
         self.log_dict(metrics)
-        self.log_axis()
+        if self.trainer.state.fn == TrainerFn.FITTING:
+            self.log_axis()
         return metrics
 
     # Checkpoints
@@ -279,8 +279,9 @@ class FineTuner(LightningModule):
 
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint[_KEY] = {
+        checkpoint[KEY] = {
             "scheme": self.scheme,
+            "dtype": self.dtype_name,
             "strategy": type(self.strategy).__name__,
             "seed": self.run_seed,
             "forward_passes": self.forward_passes,
@@ -299,21 +300,11 @@ class FineTuner(LightningModule):
         Raises:
             ConfigurationError: if the checkpoint is not a FineTuner's, or of another scheme or strategy.
         """
-        saved = checkpoint.get(_KEY)
-        if saved is None:
-            raise ConfigurationError("ckpt_path: this is no checkpoint of a FineTuner")
-        if saved["scheme"] != self.scheme:
-            raise ConfigurationError(
-                f"ckpt_path: the checkpoint has model.scheme={saved['scheme']}, this run {self.scheme}: set the former"
-            )
+        saved = record_of(checkpoint, self.scheme)
         if self.trainer.state.fn != TrainerFn.FITTING:
             return
-        strategy = type(self.strategy).__name__
-        if saved["strategy"] != strategy:
-            raise ConfigurationError(
-                f"ckpt_path: the checkpoint is of strategy {saved['strategy']}, which {strategy} cannot go on from; to "
-                "start from its weights, set model.backbone to the best/ folder of its run"
-            )
+        strategy, steps = type(self.strategy).__name__, checkpoint["global_step"]
+        check_continuation(saved, strategy, self.dtype_name, steps, self.trainer.max_steps)
         if saved["seed"] != self.run_seed:
             rank_zero_info(f"The run goes on with the seed that it began with, {saved['seed']}")
             self.seed = saved["seed"]
@@ -321,6 +312,11 @@ class FineTuner(LightningModule):
         self._resumed = saved["recipe"]
         self.forward_passes = saved["forward_passes"]
         self.strategy.load_state_dict(saved["strategy_state"])
+
+    @property
+    def validation_metrics(self) -> tuple[str, ...]:
+        """The names of what each validation logs, known once `setup` has met the task."""
+        return ("val/loss", *(f"val/{name}" for name in self._metrics))
 
     def best_checkpoint(self) -> ModelCheckpoint | None:
         """Return the Trainer's callback that keeps the best weights by a metric, or None."""

@@ -10,7 +10,7 @@ KEYWORDS = ("best", "last")
 
 
 def resolve_checkpoint(name: str, root: Path) -> Path:
-    """Return the newest `best.ckpt` or `last.ckpt` under a root, or the file that is named.
+    """Return the `best.ckpt` or `last.ckpt` of the newest `fit` under a root, or the file that is named.
 
     Args:
         name: `best`, `last`, or a file.
@@ -24,12 +24,16 @@ def resolve_checkpoint(name: str, root: Path) -> Path:
         if not path.exists():
             raise ConfigurationError(f"ckpt_path: there is no {path}; give a file, or one of {', '.join(KEYWORDS)}")
         return path
-    found = list(root.glob(f"version_*/checkpoints/{name}.ckpt"))
-    if not found:
+    runs = [path.parent for path in root.glob("version_*/config.yaml")]
+    if not runs:
+        raise ConfigurationError(f"ckpt_path: no run under {root}; set trainer.default_root_dir to where the run was")
+    newest = max(runs, key=lambda run: int(run.name.removeprefix("version_")))
+    checkpoint = newest / "checkpoints" / f"{name}.ckpt"
+    if not checkpoint.is_file():
         raise ConfigurationError(
-            f"ckpt_path: no run under {root} has a {name} checkpoint; set trainer.default_root_dir to where the run was"
+            f"ckpt_path: the newest run, {newest}, ended before its first {name} checkpoint; name the file of another"
         )
-    return max(found, key=lambda path: path.stat().st_mtime)
+    return checkpoint
 
 
 def version_of(checkpoint: Path, root: Path) -> int | None:

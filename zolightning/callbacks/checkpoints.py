@@ -12,7 +12,11 @@ from typing import Literal
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.utilities import rank_zero_info
 from typing_extensions import override
+
+from zolightning.errors import ConfigurationError
+from zolightning.finetuner import FineTuner
 
 
 class BestCheckpoint(ModelCheckpoint):
@@ -28,6 +32,13 @@ class BestCheckpoint(ModelCheckpoint):
             mode = "min" if monitor.endswith("loss") else "max"
         super().__init__(filename="best", monitor=monitor, mode=mode, save_top_k=1, enable_version_counter=False)
 
+    @override
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuse a metric that no validation will log, which would otherwise show at the first one."""
+        if isinstance(pl_module, FineTuner) and self.monitor not in pl_module.validation_metrics:
+            allowed = ", ".join(pl_module.validation_metrics)
+            raise ConfigurationError(f"checkpoint.monitor={self.monitor}: this task's validation logs {allowed}")
+
 
 class LastCheckpoint(ModelCheckpoint):
     """Keeps `checkpoints/last.ckpt`, from which `--ckpt_path last` resumes."""
@@ -40,6 +51,12 @@ class LastCheckpoint(ModelCheckpoint):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_validation_end(trainer, pl_module)
         self._saved_at = trainer.global_step
+
+    @override
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Say what an interrupted run has kept; a step may be half done, so nothing more is saved."""
+        if isinstance(exception, KeyboardInterrupt) and self.best_model_path:
+            rank_zero_info(f"Interrupted; {self.best_model_path} is kept. To go on, add --ckpt_path last")
 
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -69,11 +69,15 @@ class MemoryProfiler(Callback):
         self.phases: dict[Phase, PhaseMemory] = {}
         self._measuring = True
 
-    def peak(self) -> float:
-        """The most memory that the steps took so far, in GiB: allocated on the device, or resident without one."""
+    def peak(self) -> float | None:
+        """The most memory that the steps took so far, in GiB: allocated on the device, or resident without one.
+
+        None before a step has been measured.
+        """
         steps = [self.phases[phase] for phase in ("probe", "update") if phase in self.phases]
-        device = max((memory.peak_allocated for memory in steps), default=0.0)
-        return device or max((memory.peak_resident for memory in steps), default=0.0)
+        if not steps:
+            return None
+        return max(memory.peak_allocated for memory in steps) or max(memory.peak_resident for memory in steps)
 
     def enter_phase(self, phase: Phase) -> None:
         """Start measuring a phase's peak."""
@@ -95,7 +99,7 @@ class MemoryProfiler(Callback):
 
     @override
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        self._measuring = trainer.global_step % self.every_n_steps == 0
+        self._measuring = trainer.global_step % self.every_n_steps == 0 or "probe" not in self.phases
 
     @override
     def on_train_batch_end(

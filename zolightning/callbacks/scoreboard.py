@@ -87,7 +87,7 @@ class Scoreboard(Callback):
             "steps": trainer.global_step,
             "forward_passes": module.forward_passes,
             "seconds": round(self._seconds(), 1),
-            "peak_memory_gib": round(profilers[0].peak(), 3) if profilers else None,
+            "peak_memory_gib": profilers[0].peak() if profilers else None,
         }
         folder = Path(trainer.log_dir or trainer.default_root_dir)
         folder.mkdir(parents=True, exist_ok=True)

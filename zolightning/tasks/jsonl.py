@@ -62,6 +62,8 @@ class JsonlTask(Task):
             raise ConfigurationError(f"options must name the words of at least two labels, got {options}")
         self.template = prompt
         self.label_field = label
+        if label in _field_names(prompt):
+            raise ConfigurationError(f"prompt={prompt!r} tells the label, {{{label}}}, which the model is to find")
         self.fields = (*_field_names(prompt), label)
         self.options = tuple(options.values())
         self.labels = {str(value).strip().lower(): index for index, value in enumerate(options)}
@@ -81,6 +83,10 @@ class JsonlTask(Task):
         folder = self.data_dir or Path()
         self.train_path = folder / Path(train).expanduser()
         self.validation_path = None if validation is None else folder / Path(validation).expanduser()
+        if self.validation_path is not None and self.validation_path.resolve() == self.train_path.resolve():
+            raise ConfigurationError(
+                f"validation is the training file, {train}; set it to null, and test examples are split off that file"
+            )
 
     def prompt(self, fields: Mapping[str, object]) -> str:
         """Text that an option is to follow."""
@@ -106,11 +112,14 @@ class JsonlTask(Task):
 
 def _field_names(template: str) -> tuple[str, ...]:
     try:
-        names = [name for _, name, _, _ in string.Formatter().parse(template) if name is not None]
+        fields = [field for field in string.Formatter().parse(template) if field[1] is not None]
     except ValueError as error:
         raise ConfigurationError(
             f"prompt={template!r} is no template ({error}); write a brace that is meant as such twice"
         ) from error
+    names = [name or "" for _, name, _, _ in fields]
+    if any(form or conversion for _, _, form, conversion in fields):
+        raise ConfigurationError(f"prompt={template!r}: braces hold a field's name alone, with no ':' or '!' behind it")
     if bad := [name for name in names if not name or name.isdigit() or set(name) & set(".[")]:
         raise ConfigurationError(f"prompt={template!r}: braces must hold a field's name, got {{{bad[0]}}}")
     if not names:
