@@ -14,6 +14,7 @@ from jsonargparse import Namespace
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.trainer.states import TrainerFn
 from typing_extensions import override
 
 from zolightning import __version__, callbacks
@@ -59,7 +60,7 @@ class SaveConfig(SaveConfigCallback):
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Save under the command's name: testing a run must not overwrite what it was trained with."""
-        self.config_filename = "config.yaml" if stage == "fit" else f"config_{stage}.yaml"
+        self.config_filename = "config.yaml" if stage == "fit" else f"config_{TrainerFn(stage).value}.yaml"
         super().setup(trainer, pl_module, stage)
 
     @override
