@@ -12,11 +12,11 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
+from tests.conftest import SHARED
 from zolightning.errors import ConfigurationError
 from zolightning.tasks import RTE, SST2, BoolQ, JsonlTask, SampleReviews, Task
 from zolightning.tasks.records import Record
 
-SHARED = Path("../shared")
 HUB: dict[type[Task], tuple[str, str | None]] = {
     SST2: ("stanfordnlp/sst2", None),
     BoolQ: ("google/boolq", None),

@@ -14,7 +14,8 @@ from zolightning.strategies.base import Strategy
 class FirstOrder(Strategy):
     """Base of strategies that use the gradient by backpropagation, for comparison.
 
-    A subclass overrides `configure_optimizer`.
+    A subclass overrides `configure_optimizer`. Updates of half-precision weights are torch's, rounded to nearest, and
+    lose small steps: compare in float32. A step waits for the device to learn whether its gradient is finite.
 
     Args:
         lr: learning rate.
