@@ -14,9 +14,8 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 
-from tests.helpers.runs import STRATEGIES, curves, fit, newest, recipe, texts
+from tests.helpers.runs import STRATEGIES, curves, fit, newest, recipe, texts, weights
 from zolightning.cli import main
 from zolightning.sample import MODEL
 
@@ -53,56 +52,6 @@ def test_curves_are_on_an_axis_of_optimizer_steps(tmp_path: Path) -> None:
     assert any(tag.startswith("config") for tag in texts(run))
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
-def test_resume_in_mid_epoch_ends_with_the_same_bits(strategy: str, tmp_path: Path) -> None:
-    (tmp_path / "whole").mkdir()
-    (tmp_path / "halves").mkdir()
-    whole = fit(recipe(tmp_path / "whole", strategy))
-    halves = recipe(tmp_path / "halves", strategy)
-    first = fit(halves, "--trainer.max_steps=8")
-    second = fit(halves, "--ckpt_path=last")
-    assert first == second, "a resumed run goes on in its folder"
-    a, b = (weights(run / "checkpoints" / "last.ckpt") for run in (whole, second))
-    assert a.keys() == b.keys()
-    assert all(torch.equal(a[name], b[name]) for name in a)
-    assert json.loads((second / "result.json").read_text())["forward_passes"] == (20 if "ZO" in strategy else 10)
-
-
-def weights(checkpoint: Path) -> dict[str, Tensor]:
-    state: dict[str, Tensor] = torch.load(checkpoint, weights_only=True)["state_dict"]
-    return state
-
-
-def test_flags_beat_a_checkpoint(tmp_path: Path) -> None:
-    config = recipe(tmp_path)
-    run = fit(config, "--trainer.max_steps=4")
-    fit(config, f"--ckpt_path={run}/checkpoints/last.ckpt", "--model.strategy.lr=0.00025")
-    assert curves(run)["lr"][-1][1] == pytest.approx(2.5e-4)
-
-
-def test_a_schedule_is_stepped_each_step_and_resumed(tmp_path: Path) -> None:
-    config = recipe(tmp_path)
-    flags = [
-        "--model.lr_scheduler=LinearLR",
-        "--model.lr_scheduler.start_factor=1.0",
-        "--model.lr_scheduler.end_factor=0.0",
-        "--model.lr_scheduler.total_iters=10",
-    ]
-    fit(config, *flags, "--trainer.max_steps=5")
-    run = fit(config, *flags, "--ckpt_path=last")
-    rates = dict(curves(run)["lr"])
-    assert [rates[step] for step in (2, 4, 6, 8, 10)] == pytest.approx([9e-5, 7e-5, 5e-5, 3e-5, 1e-5])
-
-
-def test_another_schedule_on_resume_is_the_recipes_from_its_beginning(tmp_path: Path) -> None:
-    config = recipe(tmp_path)
-    flags = ["--model.lr_scheduler=LinearLR", "--model.lr_scheduler.start_factor=1.0"]
-    flags.append("--model.lr_scheduler.end_factor=0.0")
-    fit(config, *flags, "--model.lr_scheduler.total_iters=10", "--trainer.max_steps=4")
-    run = fit(config, *flags, "--model.lr_scheduler.total_iters=100", "--ckpt_path=last")
-    assert dict(curves(run)["lr"])[10] == pytest.approx(9.1e-5)
-
-
 def test_a_users_callbacks_are_kept_beside_the_progress_bar(tmp_path: Path) -> None:
     monitor = ["--trainer.callbacks+=LearningRateMonitor", "--trainer.callbacks.logging_interval=step"]
     run = fit(recipe(tmp_path), *monitor)
@@ -116,30 +65,6 @@ def test_testing_a_run_leaves_its_configuration_alone(tmp_path: Path) -> None:
     main(["test", "--config", str(config), "--ckpt_path=best"])
     assert (run / "config.yaml").read_text() == before
     assert (run / "config_test.yaml").is_file()
-
-
-def test_a_checkpoint_that_does_not_fit_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    config = recipe(tmp_path)
-    run = fit(config)
-    best = (run / "best" / "model.safetensors").read_bytes()
-    adam = ["--model.strategy=FOAdam", "--model.strategy.lr=0.001"]
-    for flags, message in (
-        ([], "complete at step 10"),
-        ([*adam, "--trainer.max_steps=20"], "FOAdam cannot go on from"),
-        (["--model.dtype=bfloat16", "--trainer.max_steps=20"], "model.dtype=float32"),
-        (["--model.scheme=lora", "--trainer.max_steps=20"], "model.scheme=full"),
-    ):
-        with pytest.raises(SystemExit):
-            main(["fit", "--config", str(config), "--ckpt_path=last", *flags])
-        assert message in capsys.readouterr().err
-    assert (run / "best" / "model.safetensors").read_bytes() == best
-
-
-def test_a_run_without_validation_or_logging_keeps_its_last_state(tmp_path: Path) -> None:
-    flags = ["--trainer.limit_val_batches=0", "--trainer.log_every_n_steps=0", "--trainer.max_steps=3"]
-    run = fit(recipe(tmp_path), *flags)
-    assert torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 3
-    fit(recipe(tmp_path), "--trainer.enable_checkpointing=false", "--trainer.max_steps=2")
 
 
 def test_validate_test_and_predict(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -256,24 +181,6 @@ def test_fast_dev_run(tmp_path: Path) -> None:
     assert not (tmp_path / "runs" / "version_0" / "best").exists()
 
 
-@pytest.mark.parametrize("log_every", [2, 1000])
-def test_losses_that_are_not_finite_stop_the_run_with_a_checkpoint(
-    log_every: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    from zolightning.tasks import SampleReviews
-
-    whole = SampleReviews.loss
-    monkeypatch.setattr(SampleReviews, "loss", lambda *arguments: whole(*arguments) * float("nan"))
-    with pytest.raises(SystemExit) as stop:
-        # Logged never: the end of the run finds out too.
-        main(["fit", "--config", str(recipe(tmp_path, max_steps=12, log_every_n_steps=log_every))])
-    assert stop.value.code == 3
-    assert "steps in a row" in capsys.readouterr().err
-    state = weights(newest(tmp_path / "runs") / "checkpoints" / "diverged.ckpt")
-    for name, value in load_file(MODEL / "model.safetensors").items():
-        assert torch.equal(state[f"model.{name}"], value)
-
-
 BAD: list[tuple[list[str], str]] = [
     (["--model.strategy=SparseMezo"], "did you mean SparseMeZO"),
     (["--data=SampleReview"], "did you mean SampleReviews"),
@@ -295,7 +202,7 @@ BAD: list[tuple[list[str], str]] = [
     (["--ckpt_path=last"], "no run under"),
     (["--ckpt_path=missing.ckpt"], "there is no missing.ckpt"),
     (["--data.batch_size=0"], "batch_size must be at least 1"),
-    (["--checkpoint.monitor=val/acc"], "validation logs val/loss, val/accuracy"),
+    (["--checkpoint.monitor=val/acc"], "validation logs val/accuracy, val/loss"),
     (["--model.backbone=holey"], "lack model.layers.0.self_attn.q_proj.weight"),
     (["--data.options=[' bad',' bad']"], "the same tokens"),
     (["--data.max_length=2"], "max_length"),

@@ -139,9 +139,6 @@ def main(args: ArgsType = None) -> None:
             parser_kwargs={"prog": "zolightning", "version": __version__, "description": _DESCRIPTION},
             args=args,
         )
-    except ConfigurationError as error:
-        print(f"zolightning: error: {error}", file=sys.stderr)
-        raise SystemExit(2) from error
     except DivergenceError as error:
         print(f"zolightning: stopped: {error}", file=sys.stderr)
         raise SystemExit(3) from error
@@ -152,6 +149,10 @@ def main(args: ArgsType = None) -> None:
         raise SystemExit(2) from error
 
 
+def _is_no_tip(record: logging.LogRecord) -> bool:
+    return "Tip:" not in record.getMessage()
+
+
 def _quieten() -> None:
     """Silence warnings that users can do nothing about."""
     # Lightning calls what jsonargparse 5 will remove: https://github.com/Lightning-AI/pytorch-lightning/pull/21906
@@ -159,7 +160,7 @@ def _quieten() -> None:
     # Lightning reads a name that PyTorch 2.13 deprecates.
     warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")
     # Advertisements for other products are not news of this run.
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda record: "Tip:" not in record.msg)
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_no_tip)
     # Zeroth-order probes want dropout off: https://github.com/Lightning-AI/pytorch-lightning/issues/20105
     warnings.filterwarnings("ignore", message="Found .* module\\(s\\) in eval mode")
     # Steps are counted over the run, not the epoch.

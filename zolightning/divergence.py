@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from zolightning.errors import DivergenceError
+from zolightning.runs import run_folder
 
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
@@ -36,8 +36,7 @@ def stop_if_diverged(trainer: Trainer, skipped: Tensor | None) -> None:
     """
     if skipped is None or int(skipped[2]) < PATIENCE:
         return
-    folder = Path(trainer.log_dir or trainer.default_root_dir) / "checkpoints"
-    path = folder / "diverged.ckpt"
+    path = run_folder(trainer) / "checkpoints" / "diverged.ckpt"
     trainer.save_checkpoint(path)
     raise DivergenceError(
         f"{int(skipped[2])} steps in a row had a loss that was not finite and were skipped; stopped at step "

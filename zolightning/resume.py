@@ -1,12 +1,50 @@
-"""What a checkpoint must share with the run that takes it up."""
+"""What a FineTuner's checkpoints hold beside Lightning's own, and what a run must share with one to take it up."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
 
 from zolightning.errors import ConfigurationError
 
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from zolightning.finetuner import FineTuner
+    from zolightning.optim.recipe import Recipe
+
 KEY = "zolightning"
+
+
+def make_record(module: FineTuner, recipe: Recipe | None) -> dict[str, Any]:
+    """Return what a checkpoint notes of a run under `KEY`: what its weights are, and what it goes on from."""
+    return {
+        "scheme": module.scheme,
+        "dtype": module.dtype_name,
+        "strategy": type(module.strategy).__name__,
+        "seed": module.run_seed,
+        "forward_passes": module.forward_passes,
+        "recipe": None if recipe is None else recipe.state_dict(),
+        "strategy_state": module.strategy.state_dict(),
+    }
+
+
+def drop_frozen(state: dict[str, Tensor], module: nn.Module) -> None:
+    """Leave in a module's state, in place, only what trains: of adapters a checkpoint need not hold the backbone."""
+    trainable = {name for name, parameter in module.named_parameters() if parameter.requires_grad}
+    for name in state.keys() - trainable:
+        del state[name]
+
+
+def load_best(module: FineTuner) -> None:
+    """Load the weights that the Trainer's callback with a metric has kept, if it has one and they are there."""
+    callbacks = (found for found in module.trainer.checkpoint_callbacks if isinstance(found, ModelCheckpoint))
+    best = next((callback.best_model_path for callback in callbacks if callback.monitor is not None), "")
+    if best:
+        state = torch.load(best, map_location="cpu", weights_only=True)["state_dict"]
+        module.load_state_dict(state, strict=module.strict_loading)
 
 
 def record_of(checkpoint: dict[str, Any], scheme: str) -> dict[str, Any]:

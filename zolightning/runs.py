@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from zolightning.errors import ConfigurationError
 
+if TYPE_CHECKING:
+    from lightning.pytorch import Trainer
+
 KEYWORDS = ("best", "last")
+
+
+def run_folder(trainer: Trainer) -> Path:
+    """Return the folder that a run leaves its files in: its logger's, or the root folder if it has no logger."""
+    return Path(trainer.log_dir or trainer.default_root_dir)
 
 
 def resolve_checkpoint(name: str, root: Path) -> Path:

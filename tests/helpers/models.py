@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -11,12 +11,21 @@ if TYPE_CHECKING:
     from transformers import LlamaForCausalLM
 
 
-def tiny_llama(dtype: torch.dtype = torch.float32, *, tied: bool = True, vocab_size: int = 61) -> LlamaForCausalLM:
-    """Return a two-layer Llama with grouped-query attention."""
+def llama(dtype: torch.dtype = torch.float32, **settings: Any) -> LlamaForCausalLM:
+    """Return a Llama in evaluation mode, with random weights from a fixed seed; `settings` are LlamaConfig's."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(0)
-    config = LlamaConfig(
+    model = LlamaForCausalLM(LlamaConfig(**settings))
+    nn.Module.to(model, dtype)
+    nn.Module.eval(model)
+    return model
+
+
+def tiny_llama(dtype: torch.dtype = torch.float32, *, tied: bool = True, vocab_size: int = 61) -> LlamaForCausalLM:
+    """Return a two-layer Llama with grouped-query attention."""
+    return llama(
+        dtype,
         vocab_size=vocab_size,
         hidden_size=16,
         intermediate_size=24,
@@ -27,10 +36,6 @@ def tiny_llama(dtype: torch.dtype = torch.float32, *, tied: bool = True, vocab_s
         tie_word_embeddings=tied,
         initializer_range=0.2,
     )
-    model = LlamaForCausalLM(config)
-    nn.Module.to(model, dtype)
-    nn.Module.eval(model)
-    return model
 
 
 class Quadratic(nn.Module):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import Tensor
 
 from zolightning.cli import main
 
@@ -68,3 +70,9 @@ def texts(run: Path) -> list[str]:
     events = EventAccumulator(str(run)).Reload()
     tags: list[str] = events.Tags()["tensors"]
     return tags
+
+
+def weights(checkpoint: Path) -> dict[str, Tensor]:
+    """Return the weights of a checkpoint by name."""
+    state: dict[str, Tensor] = torch.load(checkpoint, weights_only=True)["state_dict"]
+    return state

@@ -6,11 +6,20 @@ from typing import Any
 
 import pytest
 import torch
-from torch.optim import SGD, AdamW
+from torch.optim import SGD, AdamW, Optimizer
 
 from tests.helpers.models import Quadratic
 from zolightning.errors import ConfigurationError
 from zolightning.optim import BackpropAdamW, BackpropSGD
+
+
+def assert_equal_steps(ours: Quadratic, mine: Optimizer, theirs: Quadratic, reference: Optimizer) -> None:
+    for _ in range(10):
+        mine.step(ours)
+        reference.zero_grad()
+        theirs().backward()
+        reference.step()
+    assert all(torch.equal(p, q) for p, q in zip(ours.parameters(), theirs.parameters(), strict=True))
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
@@ -18,12 +27,7 @@ def test_sgd_equals_torch(momentum: float) -> None:
     ours, theirs = Quadratic(), Quadratic()
     mine = BackpropSGD(ours, lr=1e-3, momentum=momentum)
     reference = SGD(theirs.parameters(), lr=1e-3, momentum=momentum)
-    for _ in range(10):
-        mine.step(ours)
-        reference.zero_grad()
-        theirs().backward()
-        reference.step()
-    assert all(torch.equal(p, q) for p, q in zip(ours.parameters(), theirs.parameters(), strict=True))
+    assert_equal_steps(ours, mine, theirs, reference)
 
 
 def test_adam_equals_torch_with_decay_on_matrices_only() -> None:
@@ -31,12 +35,7 @@ def test_adam_equals_torch_with_decay_on_matrices_only() -> None:
     mine = BackpropAdamW(ours, lr=1e-2, weight_decay=0.1)
     groups: list[dict[str, Any]] = [{"params": [theirs.weight]}, {"params": [theirs.bias], "weight_decay": 0.0}]
     reference = AdamW(groups, lr=1e-2, weight_decay=0.1)
-    for _ in range(10):
-        mine.step(ours)
-        reference.zero_grad()
-        theirs().backward()
-        reference.step()
-    assert all(torch.equal(p, q) for p, q in zip(ours.parameters(), theirs.parameters(), strict=True))
+    assert_equal_steps(ours, mine, theirs, reference)
 
 
 def test_sgd_decay_is_decoupled_and_exempts_vectors() -> None:

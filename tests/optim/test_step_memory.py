@@ -7,31 +7,15 @@ import torch
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
+from tests.helpers.models import llama
 from zolightning.optim import Sparsity, ZerothOrderSGD
 
 MIB = 1 << 20
 
 
-def llama_15m() -> nn.Module:
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=32_000,
-        hidden_size=288,
-        intermediate_size=768,
-        num_hidden_layers=6,
-        num_attention_heads=6,
-        num_key_value_heads=6,
-        tie_word_embeddings=True,
-    )
-    model: nn.Module = LlamaForCausalLM(config)
-    return model.eval()
-
-
 def peak_of_a_step(model: nn.Module, sparsity: Sparsity | None) -> int:
     """Return the most bytes that a step held at once beyond what was there before it."""
-    optimizer = ZerothOrderSGD(model, lr=1e-6, eps=1e-3, sparsity=sparsity, compiled=False)
+    optimizer = ZerothOrderSGD(model, lr=1e-6, eps=1e-3, sparsity=sparsity)
     ids = torch.randint(0, 32_000, (2, 8), generator=torch.Generator().manual_seed(0))
 
     def loss() -> torch.Tensor:
@@ -52,7 +36,15 @@ def peak_of_a_step(model: nn.Module, sparsity: Sparsity | None) -> int:
 
 @pytest.mark.slow
 def test_a_sparse_step_peaks_within_a_mebibyte_of_a_dense_one_and_below_the_model() -> None:
-    model = llama_15m()
+    model = llama(
+        vocab_size=32_000,
+        hidden_size=288,
+        intermediate_size=768,
+        num_hidden_layers=6,
+        num_attention_heads=6,
+        num_key_value_heads=6,
+        tie_word_embeddings=True,
+    )
     weights = sum(parameter.numel() * 4 for parameter in model.parameters())
     dense, sparse = peak_of_a_step(model, None), peak_of_a_step(model, Sparsity(0.2))
     print(f"beyond weights and scratch: dense {dense / MIB:.2f} MiB, sparse {sparse / MIB:.2f} MiB")

@@ -2,38 +2,23 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
 from pathlib import Path
-from types import ModuleType
 
-import pytest
 from safetensors.torch import load_file
 
-from tests.conftest import ROOT
+from sample_grammar import keyword_accuracy, make_task, write_task
 from zolightning.sample import MODEL, TASK
-
-
-@pytest.fixture(scope="module")
-def maker() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("make_sample", ROOT / "tools" / "make_sample.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["make_sample"] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 def rows(split: str) -> list[dict[str, str]]:
     return [json.loads(line) for line in (TASK / f"{split}.jsonl").read_text().splitlines()]
 
 
-def test_the_task_is_what_the_tool_makes(maker: ModuleType, tmp_path: Path) -> None:
-    task = maker.make_task()
+def test_the_task_is_what_the_tool_makes(tmp_path: Path) -> None:
+    task = make_task()
     assert {split: rows(split) for split in ("train", "dev", "test")} == task
-    maker.write_task(task, tmp_path)
+    write_task(task, tmp_path)
     for split in ("train", "dev", "test"):
         assert (tmp_path / f"{split}.jsonl").read_bytes() == (TASK / f"{split}.jsonl").read_bytes()
 
@@ -49,9 +34,9 @@ def test_sizes_balance_and_disjoint_splits() -> None:
         reviews |= texts
 
 
-def test_a_keyword_rule_stays_under_80_percent(maker: ModuleType) -> None:
+def test_a_keyword_rule_stays_under_80_percent() -> None:
     for split in ("train", "dev", "test"):
-        assert maker.keyword_accuracy(rows(split)) < 0.8
+        assert keyword_accuracy(rows(split)) < 0.8
 
 
 def test_the_model_is_small() -> None:

@@ -1,4 +1,4 @@
-"""Tokenised examples on disk: found again, made anew when damaged, never in the way."""
+"""Tokenised examples on disk: found again, never half a file, and what is said where they cannot be kept."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+import datasets
 import pytest
 from transformers import PreTrainedTokenizerFast
 
+from zolightning.errors import ConfigurationError
 from zolightning.models.batch import Example
-from zolightning.tasks.cache import cache_folder, cache_key, cached
+from zolightning.tasks.cache import cache_key, cached
 from zolightning.tasks.encoding import Question
 
 EXAMPLES = [Example([1, 2], [[3], [4, 5]], [0, 1], 1, True), Example([7], [[3]], [0], 0, False)]
@@ -28,23 +30,14 @@ def never() -> list[Example]:
 def test_made_once() -> None:
     assert cached("key", make) == EXAMPLES
     assert cached("key", never) == EXAMPLES
-    assert [path.name for path in cache_folder().iterdir()] == ["key.json.gz"]
+    assert cached("other", lambda: EXAMPLES[:1]) == EXAMPLES[:1]
 
 
-@pytest.mark.parametrize("damage", [lambda old: b"", lambda old: old[:-9], lambda old: old[:40] + b"?" + old[41:]])
-def test_a_damaged_file_is_made_anew(damage: Callable[[bytes], bytes]) -> None:
+def test_the_cache_is_that_of_hugging_face_datasets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "elsewhere")
     cached("key", make)
-    path = cache_folder() / "key.json.gz"
-    path.write_bytes(damage(path.read_bytes()))
-    assert cached("key", make) == EXAMPLES
-    assert cached("key", never) == EXAMPLES
-
-
-def test_a_folder_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "file").write_text("")
-    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "file"))
-    with pytest.warns(UserWarning, match="tokenised examples are not cached"):
-        assert cached("key", make) == EXAMPLES
+    (file,) = (tmp_path / "elsewhere").rglob("*.arrow")
+    assert "key" in str(file)
 
 
 def test_at_once() -> None:
@@ -55,17 +48,45 @@ def test_at_once() -> None:
     for thread in threads:
         thread.join()
     assert results == [EXAMPLES] * 8
-    assert len(list(cache_folder().iterdir())) == 1
 
 
-def test_where_hugging_face_datasets_caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert cache_folder() == tmp_path / "huggingface" / "datasets" / "zolightning"
-    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "own"))
-    assert cache_folder() == tmp_path / "own" / "zolightning"
-    monkeypatch.delenv("HF_DATASETS_CACHE")
-    monkeypatch.delenv("HF_HOME")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert cache_folder() == tmp_path / "huggingface" / "datasets" / "zolightning"
+def test_an_error_of_the_data_comes_through_and_leaves_nothing_behind() -> None:
+    def refuse() -> list[Example]:
+        raise ConfigurationError("file:1: the option ' ' has no token of its own")
+
+    with pytest.raises(ConfigurationError, match=r"^file:1: the option ' ' has no token of its own$"):
+        cached("key", refuse)
+    assert cached("key", make) == EXAMPLES
+
+
+def test_an_error_of_the_code_is_no_error_of_the_user() -> None:
+    with pytest.raises(datasets.exceptions.DatasetGenerationError) as raised:
+        cached("key", never)
+    assert isinstance(raised.value.__cause__, AssertionError)
+
+
+@pytest.mark.parametrize("size", [0, -9])
+def test_a_damaged_file_is_named_with_what_to_do(size: int, tmp_path: Path) -> None:
+    cached("key", make)
+    (file,) = tmp_path.rglob("*.arrow")
+    file.write_bytes(file.read_bytes()[:size])
+    with pytest.raises(ConfigurationError, match=r"huggingface/datasets \(.*\): remove its folder generator"):
+        cached("key", never)
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "file")
+    with pytest.raises(ConfigurationError, match=r"cannot be kept in .*/file \(.*set HF_HOME to a folder"):
+        cached("key", make)
+
+
+@pytest.mark.parametrize("set_them", [datasets.disable_progress_bars, datasets.enable_progress_bars])
+def test_progress_bars_are_left_as_they_were(set_them: Callable[[], None]) -> None:
+    set_them()
+    hidden = datasets.are_progress_bars_disabled()
+    cached("key", make)
+    assert datasets.are_progress_bars_disabled() == hidden
 
 
 def test_the_key_depends_on_all_that_the_examples_do(

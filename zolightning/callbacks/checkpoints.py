@@ -2,7 +2,8 @@
 
 Two callbacks, because Lightning's `save_last` is written only when a validation sets a new best: after a long plateau a
 resumed run would start from far back. Other triggers are left unset: under manual optimisation they would rank new
-weights by the previous validation's score.
+weights by the previous validation's score. So would the end of an epoch, where Lightning saves by default if it
+validates once an epoch: a run may end before the epoch does.
 """
 
 from __future__ import annotations
@@ -30,7 +31,14 @@ class BestCheckpoint(ModelCheckpoint):
     def __init__(self, monitor: str = "val/accuracy", mode: Literal["max", "min"] | None = None) -> None:
         if mode is None:
             mode = "min" if monitor.endswith("loss") else "max"
-        super().__init__(filename="best", monitor=monitor, mode=mode, save_top_k=1, enable_version_counter=False)
+        super().__init__(
+            filename="best",
+            monitor=monitor,
+            mode=mode,
+            save_top_k=1,
+            save_on_train_epoch_end=False,
+            enable_version_counter=False,
+        )
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -44,13 +52,7 @@ class LastCheckpoint(ModelCheckpoint):
     """Keeps `checkpoints/last.ckpt`, from which `--ckpt_path last` resumes."""
 
     def __init__(self) -> None:
-        super().__init__(filename="last", save_top_k=1, enable_version_counter=False)
-        self._saved_at = -1
-
-    @override
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        super().on_validation_end(trainer, pl_module)
-        self._saved_at = trainer.global_step
+        super().__init__(filename="last", save_top_k=1, save_on_train_epoch_end=False, enable_version_counter=False)
 
     @override
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
@@ -60,6 +62,6 @@ class LastCheckpoint(ModelCheckpoint):
 
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save the last state of a run that ends without a validation."""
-        if self._saved_at != trainer.global_step and self.dirpath and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+        """Save the last state of a run without validation; any other run validates its last step."""
+        if not trainer.enable_validation and self.dirpath and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             trainer.save_checkpoint(Path(self.dirpath) / f"{self.filename}.ckpt")

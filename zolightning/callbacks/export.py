@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from typing_extensions import override
 
 from zolightning.finetuner import FineTuner
+from zolightning.runs import run_folder
 
 
 class Export(Callback):
@@ -29,6 +28,6 @@ class Export(Callback):
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not self.enabled or trainer.fast_dev_run or not isinstance(pl_module, FineTuner):  # type: ignore[attr-defined]
             return
-        folder = Path(trainer.log_dir or trainer.default_root_dir) / "best"
+        folder = run_folder(trainer) / "best"
         pl_module.export(folder)
         rank_zero_info(f"The fine-tuned model is in {folder}")

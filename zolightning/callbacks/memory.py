@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import resource
 import sys
-from dataclasses import dataclass, fields
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,8 @@ from typing_extensions import override
 from zolightning.perturbation.phases import Phase, listen, unlisten
 
 GIB = float(1 << 30)
+_ON_DEVICE = ("peak_allocated", "peak_reserved", "allocated")
+_RESIDENT = ("peak_resident", "resident")
 _STATUS = Path("/proc/self/status")
 _CLEAR_REFS = Path("/proc/self/clear_refs")
 
@@ -41,9 +43,11 @@ class PhaseMemory:
 
     def raise_to(self, other: PhaseMemory) -> None:
         """Keep the larger of each peak, and the other's present numbers."""
-        for field in fields(self):
-            new = getattr(other, field.name)
-            setattr(self, field.name, max(getattr(self, field.name), new) if field.name.startswith("peak") else new)
+        self.peak_allocated = max(self.peak_allocated, other.peak_allocated)
+        self.peak_reserved = max(self.peak_reserved, other.peak_reserved)
+        self.allocated = other.allocated
+        self.peak_resident = max(self.peak_resident, other.peak_resident)
+        self.resident = other.resident
 
 
 class MemoryProfiler(Callback):
@@ -68,6 +72,7 @@ class MemoryProfiler(Callback):
         self.table = table
         self.phases: dict[Phase, PhaseMemory] = {}
         self._measuring = True
+        self._device = torch.device("cpu")
 
     def peak(self) -> float | None:
         """The most memory that the steps took so far, in GiB: allocated on the device, or resident without one.
@@ -82,15 +87,16 @@ class MemoryProfiler(Callback):
     def enter_phase(self, phase: Phase) -> None:
         """Start measuring a phase's peak."""
         if self._measuring:
-            _reset_peaks()
+            _reset_peaks(self._device)
 
     def leave_phase(self, phase: Phase) -> None:
         """Take up a phase's numbers."""
         if self._measuring:
-            self.phases.setdefault(phase, PhaseMemory()).raise_to(_measure())
+            self.phases.setdefault(phase, PhaseMemory()).raise_to(_measure(self._device))
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._device = trainer.strategy.root_device
         listen(self)
 
     @override
@@ -116,7 +122,7 @@ class MemoryProfiler(Callback):
     @override
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         for memory in self.phases.values():
-            numbers = torch.tensor([getattr(memory, field.name) for field in fields(memory)], device=pl_module.device)
+            numbers = torch.tensor(astuple(memory), device=pl_module.device)
             largest = trainer.strategy.reduce(numbers, reduce_op="max")
             memory.raise_to(PhaseMemory(*torch.as_tensor(largest).tolist()))
         if self.table and trainer.is_global_zero:
@@ -126,36 +132,34 @@ class MemoryProfiler(Callback):
         return {
             f"memory/{phase}/{number}": torch.tensor(getattr(memory, number))
             for phase, memory in self.phases.items()
-            for number in _shown()
+            for number in self._shown()
         }
 
     def _table(self) -> Table:
-        table = Table("phase", *(number.replace("_", " ") for number in _shown()), title="Memory by phase (GiB)")
+        table = Table("phase", *(number.replace("_", " ") for number in self._shown()), title="Memory by phase (GiB)")
         for phase, memory in self.phases.items():
-            table.add_row(phase, *(f"{getattr(memory, number):.3f}" for number in _shown()))
+            table.add_row(phase, *(f"{getattr(memory, number):.3f}" for number in self._shown()))
         return table
 
-
-def _shown() -> tuple[str, ...]:
-    names = tuple(field.name for field in fields(PhaseMemory))
-    return names if torch.cuda.is_available() else names[3:]
+    def _shown(self) -> tuple[str, ...]:
+        return (*_ON_DEVICE, *_RESIDENT) if self._device.type == "cuda" else _RESIDENT
 
 
-def _reset_peaks() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
+def _reset_peaks(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
     try:
         _CLEAR_REFS.write_text("5")  # Linux: set the resident set's high-water mark to its present size.
     except OSError:
         return
 
 
-def _measure() -> PhaseMemory:
+def _measure(device: torch.device) -> PhaseMemory:
     memory = PhaseMemory()
-    if torch.cuda.is_available():
-        memory.peak_allocated = torch.cuda.max_memory_allocated() / GIB
-        memory.peak_reserved = torch.cuda.max_memory_reserved() / GIB
-        memory.allocated = torch.cuda.memory_allocated() / GIB
+    if device.type == "cuda":
+        memory.peak_allocated = torch.cuda.max_memory_allocated(device) / GIB
+        memory.peak_reserved = torch.cuda.max_memory_reserved(device) / GIB
+        memory.allocated = torch.cuda.memory_allocated(device) / GIB
     memory.peak_resident, memory.resident = _resident()
     return memory
 
@@ -168,4 +172,5 @@ def _resident() -> tuple[float, float]:
         unit = 1 if sys.platform == "darwin" else 1024
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / GIB
         return peak, peak
-    return tuple(int(lines[key].split()[0]) * 1024 / GIB for key in ("VmHWM", "VmRSS"))  # type: ignore[return-value]
+    peak, present = (int(lines[key].split()[0]) * 1024 / GIB for key in ("VmHWM", "VmRSS"))
+    return peak, present

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
@@ -13,6 +12,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from typing_extensions import override
 
 from zolightning.finetuner import FineTuner
+from zolightning.runs import run_folder
 
 
 class PredictionWriter(BasePredictionWriter):
@@ -30,7 +30,7 @@ class PredictionWriter(BasePredictionWriter):
     ) -> None:
         assert isinstance(pl_module, FineTuner)
         task = pl_module.task
-        folder = Path(trainer.log_dir or trainer.default_root_dir)
+        folder = run_folder(trainer)
         folder.mkdir(parents=True, exist_ok=True)
         columns = ("scores", "prediction", "answer")
         rows = (row for batch in predictions for row in zip(*(batch[name].tolist() for name in columns), strict=True))

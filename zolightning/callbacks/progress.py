@@ -18,7 +18,9 @@ _REFRESH_SECONDS = 0.25
 class Progress(ProgressBar):
     """Shows loss, projected gradient, dev accuracy and steps per second of a run, and the progress of evaluations.
 
-    Numbers are read a few times a second at most: reading one waits for the device.
+    Numbers are read a few times a second at most: reading one waits for the device. Lightning's RichProgressBar has a
+    bar for each epoch and reads its numbers after every batch; a zeroth-order run is one of steps, of which an epoch's
+    bar shows neither the number nor the end.
     """
 
     def __init__(self) -> None:
@@ -88,21 +90,8 @@ class Progress(ProgressBar):
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._start_evaluation("test", trainer.num_test_batches)
 
-    @override
-    def on_test_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        self._advance_evaluation()
-
-    @override
-    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._end_evaluation()
+    on_test_batch_end = on_validation_batch_end
+    on_test_end = on_validation_end
 
     @override
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -16,6 +15,7 @@ from typing_extensions import override
 
 from zolightning.callbacks.memory import MemoryProfiler
 from zolightning.finetuner import FineTuner
+from zolightning.runs import run_folder
 
 Scores = dict[str, float]
 
@@ -89,7 +89,7 @@ class Scoreboard(Callback):
             "seconds": round(self._seconds(), 1),
             "peak_memory_gib": profilers[0].peak() if profilers else None,
         }
-        folder = Path(trainer.log_dir or trainer.default_root_dir)
+        folder = run_folder(trainer)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "result.json").write_text(json.dumps(result, indent=2) + "\n")
         console = Console()

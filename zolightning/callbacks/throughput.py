@@ -20,6 +20,9 @@ class Throughput(Callback):
     **Logged metrics**, each time the Trainer logs, over the steps since it last did: `perf/steps_per_s`,
     `perf/forwards_per_s` (a forward is one pass over a batch for a loss) and `perf/tokens_per_s` (tokens that went
     through forwards, padding left out).
+
+    Lightning's ThroughputMonitor counts batches, each once, and takes all to be of one size; strategies are compared by
+    their forwards, of which a step may take any number.
     """
 
     def __init__(self) -> None:

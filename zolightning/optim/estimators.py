@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from zolightning.perturbation.rounding import wide
+
 Closure = Callable[[], Tensor]
 Probe = Callable[[int, float], AbstractContextManager[None]]
 
@@ -42,15 +44,10 @@ def two_sided(probe: Probe, closure: Closure, eps: float, num_queries: int) -> E
     plus, minus = [], []
     for query in range(num_queries):
         with probe(query, eps):
-            plus.append(wide(closure()))
+            plus.append(wide(closure().detach()))
         with probe(query, -eps):
-            minus.append(wide(closure()))
+            minus.append(wide(closure().detach()))
     losses = torch.stack([torch.stack(plus), torch.stack(minus)])
     finite = torch.isfinite(losses).all()
     projected = (losses[0] - losses[1]) / (2 * eps)
-    return Estimate(losses.mean(), torch.where(finite, projected, torch.zeros_like(projected)), finite)
-
-
-def wide(loss: Tensor) -> Tensor:
-    """Return a loss in float32 at least: in half precision the difference of two losses is mostly quantisation."""
-    return loss.detach().to(torch.promote_types(loss.dtype, torch.float32))
+    return Estimate(losses.mean(), torch.where(finite, projected, 0.0), finite)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import torch
@@ -11,10 +10,11 @@ from torch.optim import SGD, AdamW, Optimizer
 from typing_extensions import override
 
 from zolightning.errors import ConfigurationError
-from zolightning.optim.estimators import Closure, wide
+from zolightning.optim.estimators import Closure
 from zolightning.optim.groups import decay_groups
 from zolightning.optim.guard import SkipGuard
 from zolightning.perturbation.phases import phase
+from zolightning.perturbation.rounding import wide
 
 
 def backpropagate(optimizer: Optimizer, closure: Closure | None, clip_norm: float | None) -> tuple[Tensor, Tensor]:
@@ -37,8 +37,10 @@ def backpropagate(optimizer: Optimizer, closure: Closure | None, clip_norm: floa
         if loss.requires_grad:
             loss.backward()  # type: ignore[no-untyped-call]
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    norm = nn.utils.clip_grad_norm_(parameters, math.inf if clip_norm is None else clip_norm)
-    return wide(loss), torch.isfinite(loss.detach()) & torch.isfinite(norm)
+    norm = nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
+    if clip_norm is not None:
+        nn.utils.clip_grads_with_norm_(parameters, clip_norm, norm)
+    return wide(loss.detach()), torch.isfinite(loss.detach()) & torch.isfinite(norm)
 
 
 def guarded_step(
@@ -79,10 +81,10 @@ class BackpropSGD(SGD):
         weight_decay: float = 0.0,
         clip_norm: float | None = None,
     ) -> None:
-        groups = decay_groups(model.parameters(), 0.0)
+        groups = decay_groups(model.parameters(), weight_decay)
+        for group in groups:
+            group["decoupled_decay"] = group.pop("weight_decay")  # torch's own would go into the gradient.
         super().__init__(groups, lr=lr, momentum=momentum)
-        for group, decay in zip(self.param_groups, decay_groups(model.parameters(), weight_decay), strict=True):
-            group["decoupled_decay"] = decay["weight_decay"]
         self.clip_norm = clip_norm
         self.guard = SkipGuard(self)
 
@@ -92,7 +94,9 @@ class BackpropSGD(SGD):
 
     def _move(self) -> None:
         for group in self.param_groups:
-            torch._foreach_mul_(group["params"], 1.0 - group["lr"] * group["decoupled_decay"])
+            if group["decoupled_decay"]:
+                for parameter in group["params"]:
+                    parameter.mul_(1.0 - group["lr"] * group["decoupled_decay"])
         super().step()
 
 

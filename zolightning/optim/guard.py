@@ -8,7 +8,7 @@ from torch.optim import Optimizer
 
 
 class SkipGuard:
-    """Three counters on the loss's device, which the optimizer's state dict keeps.
+    """Three counters on the loss's device; the optimizer's state dict keeps the first.
 
     Args:
         optimizer: whose steps are counted.
@@ -16,15 +16,16 @@ class SkipGuard:
 
     def __init__(self, optimizer: Optimizer) -> None:
         self._counts = torch.zeros(3, dtype=torch.int64)
-        optimizer.param_groups[0]["skipped"] = self._counts.tolist()
+        optimizer.param_groups[0]["skipped"] = 0
         optimizer.register_state_dict_pre_hook(self._save)
         optimizer.register_load_state_dict_post_hook(self._load)
 
     def _save(self, optimizer: Optimizer) -> None:
-        optimizer.param_groups[0]["skipped"] = self._counts.tolist()
+        optimizer.param_groups[0]["skipped"] = int(self._counts[0])
 
     def _load(self, optimizer: Optimizer) -> None:
-        self._counts = torch.tensor(optimizer.param_groups[0]["skipped"])
+        # The row begins anew: a run that was stopped for its row is resumed with another learning rate.
+        self._counts = torch.tensor([optimizer.param_groups[0]["skipped"], 0, 0])
 
     @property
     def counts(self) -> Tensor:

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import json
-import os
-import tempfile
-import zlib
-from collections.abc import Callable, Sequence
-from dataclasses import fields
-from pathlib import Path
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
-from lightning.pytorch.utilities import rank_zero_warn
-
+from zolightning.errors import ConfigurationError
 from zolightning.models.batch import Example
 from zolightning.tasks.encoding import Question
 
@@ -22,15 +16,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 # Part of every key: raise it when the same texts come to be encoded otherwise.
-_VERSION = 1
-
-
-def cache_folder() -> Path:
-    """The folder that Hugging Face datasets caches in, as its environment variables have it now."""
-    if folder := os.environ.get("HF_DATASETS_CACHE"):
-        return Path(folder).expanduser() / "zolightning"
-    default = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "huggingface"
-    return Path(os.environ.get("HF_HOME", default)).expanduser() / "datasets" / "zolightning"
+_VERSION = 2
 
 
 def cache_key(questions: Sequence[Question], tokenizer: PreTrainedTokenizerBase, max_length: int) -> str:
@@ -46,39 +32,32 @@ def cache_key(questions: Sequence[Question], tokenizer: PreTrainedTokenizerBase,
 
 
 def cached(key: str, make: Callable[[], list[Example]]) -> list[Example]:
-    """Return the examples kept under a key, or make and keep them.
+    """Return the examples kept under a key in the cache of Hugging Face datasets, or make and keep them.
 
-    Several processes may do so at once. A file that is damaged is made anew, and where nothing can be written the
-    examples are made each time.
+    The library writes under a lock and renames what is whole, so several processes may do so at once.
+
+    Raises:
+        ConfigurationError: If `make` raises it, or the cache cannot be written or read back.
     """
-    path = cache_folder() / f"{key}.json.gz"
-    examples = _read(path)
-    if examples is None:
-        examples = make()
-        try:
-            _write(path, examples)
-        except OSError as error:
-            rank_zero_warn(f"tokenised examples are not cached: {error}; set HF_HOME to a folder that can be written")
-    return examples
+    import datasets
 
+    def rows() -> Iterator[dict[str, Any]]:
+        for example in make():
+            yield asdict(example)
 
-def _read(path: Path) -> list[Example] | None:
-    # gzip's checksum tells a damaged file from a whole one.
+    hidden = datasets.are_progress_bars_disabled()
+    datasets.disable_progress_bars()
     try:
-        with gzip.open(path, "rt", encoding="ascii") as file:
-            return [Example(*row) for row in json.load(file)]
-    except (OSError, EOFError, zlib.error, ValueError, TypeError):
-        return None
-
-
-def _write(path: Path, examples: Sequence[Example]) -> None:
-    rows = [[getattr(example, field.name) for field in fields(Example)] for example in examples]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Renamed into place whole, so that no other process reads half a file.
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".unfinished-")
-    try:
-        with open(handle, "wb") as file:
-            file.write(gzip.compress(json.dumps(rows).encode("ascii"), compresslevel=1))
-        Path(temporary).replace(path)
+        return [Example(**row) for row in datasets.Dataset.from_generator(rows, fingerprint=key)]
+    except datasets.exceptions.DatasetGenerationError as error:
+        if isinstance(error.__cause__, ConfigurationError):
+            raise error.__cause__ from None
+        raise
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(
+            f"tokenised examples cannot be kept in {datasets.config.HF_DATASETS_CACHE} ({error}): remove its folder "
+            "generator, or set HF_HOME to a folder that can be written"
+        ) from error
     finally:
-        Path(temporary).unlink(missing_ok=True)
+        if not hidden:
+            datasets.enable_progress_bars()

@@ -11,7 +11,6 @@ from lightning.pytorch.utilities import rank_zero_info
 from zolightning.errors import ConfigurationError
 from zolightning.tasks.base import Task
 from zolightning.tasks.objectives import Objective
-from zolightning.tasks.records import Record, read_file
 from zolightning.tasks.splits import Splits, split_official, split_three_ways
 
 
@@ -98,16 +97,11 @@ class JsonlTask(Task):
 
     def read(self) -> Splits:
         """Read and split the records."""
-        train = self._checked(self.train_path)
+        train = self.read_checked(self.train_path)
         if self.validation_path is None:
             rank_zero_info(f"validation is null: train, dev and test examples are all taken from {self.train_path}")
             return split_three_ways(train, self.sizes, self.data_seed, "training")
-        return split_official(train, self._checked(self.validation_path), self.sizes, self.data_seed)
-
-    def _checked(self, path: Path) -> list[Record]:
-        records = read_file(path)
-        self.check(records)
-        return records
+        return split_official(train, self.read_checked(self.validation_path), self.sizes, self.data_seed)
 
 
 def _field_names(template: str) -> tuple[str, ...]:

@@ -1,0 +1,63 @@
+"""Scoring a model on a task's examples, in a Trainer's loop or outside of one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torchmetrics import MeanMetric, MetricCollection
+
+from zolightning.perturbation.phases import phase
+
+if TYPE_CHECKING:
+    from zolightning.models.batch import OptionBatch
+    from zolightning.tasks.base import Task
+
+
+class Evaluation(nn.Module):
+    """The task's metrics and the mean loss over the batches that it is given.
+
+    A module, so that its running sums move to the model's device with it.
+
+    Args:
+        task: gives the loss, the scores and the metrics.
+    """
+
+    def __init__(self, task: Task) -> None:
+        super().__init__()
+        self.metrics: MetricCollection = task.metrics()
+        self.loss = MeanMetric()
+        self._task = task
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What `compute` returns, by name."""
+        return (*self.metrics, "loss")
+
+    def add(self, model: nn.Module, batch: OptionBatch) -> None:
+        """Score a batch: one forward."""
+        with phase("validation"):
+            loss, scores = self._task.loss_and_scores(model, batch)
+        self.loss.update(loss, self._task.loss_weight(batch))
+        self.metrics.update(scores.argmax(-1), batch.answers)
+
+    def compute(self) -> dict[str, Tensor]:
+        """Return every metric [] over all batches so far, by name, and begin anew."""
+        values: dict[str, Tensor] = {**self.metrics.compute(), "loss": self.loss.compute()}
+        self.metrics.reset()
+        self.loss.reset()
+        return values
+
+
+@torch.no_grad()
+def evaluate(task: Task, model: nn.Module, loader: Iterable[OptionBatch], device: torch.device) -> dict[str, float]:
+    """Return the loss and the task's metrics of a model over a loader, outside of any Trainer's loop."""
+    evaluation = Evaluation(task).to(device)
+    training = model.training
+    model.eval()
+    for batch in loader:
+        evaluation.add(model, batch.to(device))
+    model.train(training)
+    return {name: float(value) for name, value in evaluation.compute().items()}
