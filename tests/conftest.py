@@ -25,9 +25,11 @@ hypothesis.settings.load_profile("zolightning")
 def isolated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Run each test in a folder and cache of its own, offline, and undo what a run changes in the process."""
     monkeypatch.chdir(tmp_path)
+    # The variables are for processes that a test starts; in this one datasets has read them long ago.
     monkeypatch.setenv("HF_HOME", str(tmp_path / "huggingface"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.delenv("HF_DATASETS_CACHE", raising=False)
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "huggingface" / "datasets")
     monkeypatch.delenv("PL_GLOBAL_SEED", raising=False)
     state = torch.random.get_rng_state()
     filters = list(logging.getLogger("lightning.pytorch.utilities.rank_zero").filters)
@@ -48,6 +50,27 @@ def stories() -> Path:
 def shared_data() -> Path:
     """Real task files in their official formats."""
     return _shared("data")
+
+
+@pytest.fixture
+def said() -> Iterator[list[str]]:
+    """What Lightning's logger is given, which does not propagate."""
+    listener = _Listener()
+    logger = logging.getLogger("lightning.pytorch.utilities.rank_zero")
+    logger.addHandler(listener)
+    yield listener.messages
+    logger.removeHandler(listener)
+
+
+class _Listener(logging.Handler):
+    """Keeps every message."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.messages: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.messages.append(record.getMessage())
 
 
 def _shared(name: str) -> Path:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from zolightning import FineTuner
 from zolightning.closures import BatchLoss
 from zolightning.errors import ConfigurationError
+from zolightning.models.batch import OptionBatch
 from zolightning.models.loading import load_model
 from zolightning.strategies import FOSGD, ZOSGD, FOAdam, SparseMeZO, Strategy
 from zolightning.tasks import SampleReviews
@@ -22,7 +23,7 @@ def sample_task(**settings: Any) -> SampleReviews:
     return SampleReviews(**{"batch_size": 8, "num_train": 40, "num_dev": 16, "num_test": 16, **settings})
 
 
-def train(strategy: Strategy, steps: int = 3, **settings: Any) -> FineTuner:
+def train(strategy: Strategy, steps: int = 3, task: SampleReviews | None = None, **settings: Any) -> FineTuner:
     module = FineTuner(backbone="sample", strategy=strategy, seed=0, **settings)
     trainer = Trainer(
         max_steps=steps,
@@ -33,7 +34,7 @@ def train(strategy: Strategy, steps: int = 3, **settings: Any) -> FineTuner:
         enable_model_summary=False,
         limit_val_batches=1,
     )
-    trainer.fit(module, datamodule=sample_task())
+    trainer.fit(module, datamodule=task or sample_task())
     assert trainer.global_step == steps
     return module
 
@@ -43,6 +44,29 @@ def test_micro_batches_train_as_one_batch(strategy: Strategy) -> None:
     whole, parts = (train(strategy, dtype="float64", micro_batch_size=size).network for size in (None, 3))
     for a, b in zip(whole.parameters(), parts.parameters(), strict=True):
         # Llama's norms compute in float32 whatever the weights are.
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("strategy", [ZOSGD(lr=1e-3, eps=1e-3), FOSGD(lr=1e-2)])
+def test_training_with_shared_prompts_is_training_with_a_prompt_for_each_option(
+    strategy: Strategy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[bool] = []
+    loss = SampleReviews.loss_and_scores
+
+    def watched(task: SampleReviews, model: nn.Module, batch: OptionBatch) -> tuple[Tensor, Tensor]:
+        seen.append(batch.segments is not None)
+        return loss(task, model, batch)
+
+    monkeypatch.setattr(SampleReviews, "loss_and_scores", watched)
+    options = [" bad it was", " good all in all"]
+    shared = train(strategy, task=sample_task(options=options), dtype="float64").network
+    assert all(seen)
+    monkeypatch.setattr(SampleReviews, "adapt", lambda *_: None)
+    seen.clear()
+    apart = train(strategy, task=sample_task(options=options), dtype="float64").network
+    assert not any(seen)
+    for a, b in zip(shared.parameters(), apart.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-5)
 
 
@@ -96,7 +120,7 @@ def test_hooks_of_a_strategy_are_called_in_order() -> None:
             calls.append("batch")
 
         def on_validation_end(self, module: FineTuner, metrics: Any) -> None:
-            assert set(metrics) == {"val/accuracy"}
+            assert set(metrics) == {"val/accuracy", "val/loss"}
             calls.append("validation")
 
     train(Noting(lr=1e-3), steps=2)

@@ -24,7 +24,12 @@ def read(batch: OptionBatch, example: int) -> list[list[tuple[list[int], int]]]:
         scored = []
         for place in range(int(batch.counts[example, option])):
             at = int(batch.reads[example, option, place])
-            seen = batch.input_ids[batch.rows[at], : batch.positions[at] + 1].tolist()
+            row, position = int(batch.rows[at]), int(batch.positions[at])
+            seen = batch.input_ids[row, : position + 1].tolist()
+            if batch.segments is not None:
+                whose = batch.segments[row, : position + 1].tolist()
+                seen = [token for token, owner in zip(seen, whose, strict=True) if owner in (0, whose[-1])]
+            assert batch.choices[batch.columns[example, option, place]] == batch.tokens[example, option, place]
             scored.append((seen, int(batch.tokens[example, option, place])))
         options.append(scored)
     return options
@@ -36,8 +41,8 @@ def wanted(example: Example, option: int) -> list[tuple[list[int], int]]:
 
 
 def test_one_token_options_share_a_sequence_and_its_last_logits() -> None:
-    batch = collate(SINGLE, pad_id=0)
-    assert batch.input_ids.tolist() == [[1, 5, 6], [1, 5, 0]]
+    batch = collate(SINGLE)
+    assert batch.input_ids.tolist() == [[1, 5, 6], [1, 5, 1]]
     assert batch.rows.tolist() == [0, 1]
     assert batch.positions.tolist() == [2, 1]
     assert batch.reads.tolist() == [[[0], [0]], [[1], [1]]]
@@ -47,21 +52,40 @@ def test_one_token_options_share_a_sequence_and_its_last_logits() -> None:
 
 
 def test_an_option_that_begins_another_shares_its_sequence() -> None:
-    batch = collate(RAGGED[:1], pad_id=0)
+    batch = collate(RAGGED[:1])
     # " 8" alone reads the prompt, which begins both; the last tokens (10, 21) are never read.
-    assert batch.input_ids.tolist() == [[1, 5, 6, 8, 9], [1, 5, 6, 20, 0]]
+    assert batch.input_ids.tolist() == [[1, 5, 6, 8, 9], [1, 5, 6, 20, 1]]
     assert batch.counts.tolist() == [[1, 3, 2]]
     assert batch.num_tokens == 9
     assert batch.num_gold_tokens == 2
 
 
+def test_padding_is_a_token_that_the_batch_has_anyway() -> None:
+    for row_limit in (0, 99):
+        batch = collate(RAGGED, row_limit)
+        assert batch.num_tokens < batch.input_ids.numel()
+        read = {token for example in RAGGED for tail in example.tails for token in example.prompt + tail}
+        assert set(batch.input_ids.flatten().tolist()) == read
+
+
+def test_prompts_are_shared_within_the_limit() -> None:
+    batch = collate(RAGGED[:1], 6)
+    assert batch.segments is not None
+    assert batch.input_ids.tolist() == [[1, 5, 6, 8, 9, 20]]
+    assert batch.segments.tolist() == [[0, 0, 0, 1, 1, 2]]
+    assert batch.reads.tolist() == [[[0, 0, 0], [0, 1, 2], [0, 3, 0]]]
+    assert batch.positions.tolist() == [2, 3, 4, 5]
+    assert batch.num_tokens == 6
+    assert collate(RAGGED[:1], 5).segments is None
+
+
 def test_equal_lengths_are_not_padded() -> None:
-    batch = collate([SINGLE[0]] * 3, pad_id=0)
+    batch = collate([SINGLE[0]] * 3)
     assert batch.input_ids.numel() == batch.num_tokens == 9
 
 
-def test_the_answer_alone() -> None:
-    batch = collate(RAGGED, pad_id=0, only_answer=True)
+def test_the_right_option_alone() -> None:
+    batch = collate([example.right for example in RAGGED])
     assert batch.answers.tolist() == [0, 0, 0, 0]
     for index, example in enumerate(RAGGED):
         assert read(batch, index) == [wanted(example, example.answer)]
@@ -69,7 +93,7 @@ def test_the_answer_alone() -> None:
 
 
 def test_present_marks_ragged_options() -> None:
-    assert collate(RAGGED, pad_id=0).present.tolist() == [[True] * 3] + [[True, True, False]] * 3
+    assert collate(RAGGED).present.tolist() == [[True] * 3] + [[True, True, False]] * 3
 
 
 def examples() -> st.SearchStrategy[list[Example]]:
@@ -88,12 +112,12 @@ def examples() -> st.SearchStrategy[list[Example]]:
     return st.lists(one(), min_size=1, max_size=7)
 
 
-@given(rows=examples(), size=st.integers(1, 8))
+@given(rows=examples(), size=st.integers(1, 8), row_limit=st.sampled_from([0, 10, 99]))
 @settings(max_examples=150, deadline=None)
 def test_every_option_is_read_after_its_own_tokens_in_the_batch_and_in_its_pieces(
-    rows: list[Example], size: int
+    rows: list[Example], size: int, row_limit: int
 ) -> None:
-    whole = collate(rows, pad_id=0)
+    whole = collate(rows, row_limit)
     pieces = whole.split(size)
     assert [piece.num_examples for piece in pieces[:-1]] == [size] * (len(pieces) - 1)
     places = [(piece, index) for piece in pieces for index in range(piece.num_examples)]
@@ -111,17 +135,17 @@ def test_every_option_is_read_after_its_own_tokens_in_the_batch_and_in_its_piece
 
 
 def test_a_micro_batch_of_everything_is_the_batch() -> None:
-    batch = collate(RAGGED, pad_id=0)
+    batch = collate(RAGGED)
     assert batch.split(4) == [batch]
 
 
 def test_a_micro_batch_has_an_example() -> None:
     with pytest.raises(ValueError, match="at least one example, got 0"):
-        collate(SINGLE, pad_id=0).split(0)
+        collate(SINGLE).split(0)
 
 
 def test_moving_keeps_everything() -> None:
-    batch = collate(RAGGED, pad_id=0)
+    batch = collate(RAGGED)
     moved = batch.to(torch.device("meta"))
     assert moved.input_ids.device.type == moved.counts.device.type == "meta"
     assert moved.extents == batch.extents
@@ -134,6 +158,6 @@ def test_moving_keeps_everything() -> None:
 def test_lightning_moves_it() -> None:
     from lightning.pytorch.utilities import move_data_to_device
 
-    batch = move_data_to_device(collate(RAGGED, pad_id=0), torch.device("cuda"))
+    batch = move_data_to_device(collate(RAGGED), torch.device("cuda"))
     assert batch.reads.is_cuda
-    assert torch.equal(batch.to("cpu").reads, collate(RAGGED, pad_id=0).reads)
+    assert torch.equal(batch.to("cpu").reads, collate(RAGGED).reads)

@@ -4,47 +4,20 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from peft import LoraConfig, PrefixTuningConfig, PromptTuningConfig, get_peft_model
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, GPT2Config
+from transformers import GPT2Config
 
+from tests.helpers.families import FAMILIES, tiny
 from zolightning.errors import ConfigurationError
-from zolightning.models.batch import Example, collate
+from zolightning.models.batch import Example, OptionBatch, collate
 from zolightning.models.scoring import logits_at, option_scores, token_log_likelihoods
 
-SIZES = {
-    "vocab_size": 61,
-    "hidden_size": 16,
-    "intermediate_size": 24,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 4,
-    "max_position_embeddings": 64,
-    "pad_token_id": 0,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-}
-OPT_SIZES = {
-    "vocab_size": 61,
-    "hidden_size": 16,
-    "ffn_dim": 24,
-    "word_embed_proj_dim": 16,
-    "max_position_embeddings": 64,
-}
-FAMILIES: dict[str, dict[str, Any]] = {
-    "llama": SIZES,
-    "mistral": SIZES | {"sliding_window": 4},
-    "opt": OPT_SIZES | {"num_hidden_layers": 2, "num_attention_heads": 4},
-    "gpt2": {"vocab_size": 61, "n_embd": 16, "n_layer": 2, "n_head": 4, "n_positions": 64},
-    "qwen3": SIZES,
-    "gemma2": SIZES | {"sliding_window": 4, "final_logit_softcapping": 0.5, "query_pre_attn_scalar": 4},
-    "gemma3_text": SIZES | {"sliding_window": 4, "final_logit_softcapping": 0.5, "query_pre_attn_scalar": 4},
-}
 SINGLE = [
     Example([1, 5, 6, 7], [[8], [9]], [0, 0], 1),
     Example([1, 5, 6, 7, 9, 11, 12], [[8], [9]], [0, 0], 0),
@@ -61,18 +34,6 @@ RAGGED = [
     Example([1, 4], [[8], [9], [10], [11, 12]], [0, 0, 0, 0], 3),
 ]
 SETS = pytest.mark.parametrize("examples", [SINGLE, MULTI, RAGGED], ids=["single", "multi", "ragged"])
-
-
-def tiny(family: str, dtype: torch.dtype = torch.float64) -> nn.Module:
-    torch.manual_seed(0)
-    config = AutoConfig.for_model(family, **FAMILIES[family])
-    model: nn.Module = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
-    model = model.to(dtype).eval()
-    with torch.no_grad():
-        # Fresh weights predict all tokens alike; these do not.
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter), alpha=0.3)
-    return model
 
 
 def reference(model: nn.Module, examples: list[Example]) -> Tensor:
@@ -94,7 +55,7 @@ def reference(model: nn.Module, examples: list[Example]) -> Tensor:
 def test_scores_equal_one_option_at_a_time(family: str, examples: list[Example]) -> None:
     model = tiny(family)
     with torch.no_grad():
-        scores = option_scores(model, collate(examples, pad_id=0))
+        scores = option_scores(model, collate(examples))
         expected = reference(model, examples)
     torch.testing.assert_close(scores, expected, rtol=0, atol=1e-10)
     assert expected[expected.isfinite()].std() > 1e-3
@@ -103,9 +64,9 @@ def test_scores_equal_one_option_at_a_time(family: str, examples: list[Example])
 @pytest.mark.parametrize("family", ["gemma2", "gemma3_text"])
 def test_soft_capping_behind_the_head_still_applies(family: str) -> None:
     model = tiny(family)
-    batch = collate(RAGGED, pad_id=0)
+    batch = collate(RAGGED)
     with torch.no_grad():
-        logits = logits_at(model, batch.input_ids, batch.rows, batch.positions)
+        logits = logits_at(model, batch)
     assert logits.shape == (batch.rows.numel(), 61)
     assert logits.abs().max() <= 0.5
 
@@ -114,7 +75,7 @@ def test_soft_capping_behind_the_head_still_applies(family: str) -> None:
 def test_gradients_equal_the_reference(examples: list[Example]) -> None:
     # Not Llama, whose norms round to fp32 in between.
     model = tiny("gpt2")
-    finite = torch.nan_to_num(option_scores(model, collate(examples, pad_id=0)), neginf=0.0)
+    finite = torch.nan_to_num(option_scores(model, collate(examples)), neginf=0.0)
     names, parameters = zip(*model.named_parameters(), strict=True)
     got = torch.autograd.grad(finite.square().sum(), parameters)
     expected = torch.autograd.grad(torch.nan_to_num(reference(model, examples), neginf=0.0).square().sum(), parameters)
@@ -125,7 +86,7 @@ def test_gradients_equal_the_reference(examples: list[Example]) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_scores_are_fp32_whatever_the_weights_are(dtype: torch.dtype) -> None:
     model = tiny("llama", dtype)
-    batch = collate(RAGGED, pad_id=0)
+    batch = collate(RAGGED)
     with torch.no_grad():
         scores = option_scores(model, batch)
         expected = reference(copy.deepcopy(model).double(), RAGGED)
@@ -136,17 +97,25 @@ def test_scores_are_fp32_whatever_the_weights_are(dtype: torch.dtype) -> None:
 
 def test_absent_tokens_score_zero_and_absent_options_minus_infinity() -> None:
     model = tiny("gpt2")
-    batch = collate(RAGGED, pad_id=0)
+    batch = collate(RAGGED)
     with torch.no_grad():
         likelihoods, scores = token_log_likelihoods(model, batch), option_scores(model, batch)
     assert (likelihoods != 0).sum(-1).tolist() == batch.counts.tolist()
     assert torch.equal(scores.isinf(), batch.counts == 0)
 
 
+def padded(batch: OptionBatch, pad: int) -> OptionBatch:
+    ids = batch.input_ids.clone()
+    lengths = [length for extent in batch.extents for length in extent.lengths]
+    for row, length in zip(ids, lengths, strict=True):
+        row[length:] = pad
+    return replace(batch, input_ids=ids)
+
+
 def test_padding_tokens_do_not_matter() -> None:
     model = tiny("opt")
     with torch.no_grad():
-        zeros, others = (option_scores(model, collate(RAGGED, pad_id=pad)) for pad in (0, 17))
+        zeros, others = (option_scores(model, padded(collate(RAGGED), pad)) for pad in (0, 17))
     torch.testing.assert_close(zeros, others, rtol=0, atol=1e-12)
 
 
@@ -163,13 +132,13 @@ def test_the_head_is_given_each_read_once_and_other_hooks_on_it_run() -> None:
         seen.append(output.shape)
         module._parameters["weight"] = true
 
-    batch = collate(SINGLE, pad_id=0)
+    batch = collate(SINGLE)
     assert batch.input_ids.shape == (3, 7)
     with torch.no_grad():
-        plain = logits_at(model, batch.input_ids, batch.rows, batch.positions)
+        plain = logits_at(model, batch)
         head.register_forward_pre_hook(swap)
         head.register_forward_hook(restore, always_call=True)
-        doubled = logits_at(model, batch.input_ids, batch.rows, batch.positions)
+        doubled = logits_at(model, batch)
     assert seen == [(1, 3, 61)]
     torch.testing.assert_close(doubled, 2 * plain)
     assert head.weight is true
@@ -179,9 +148,9 @@ def test_the_head_is_given_each_read_once_and_other_hooks_on_it_run() -> None:
 
 def test_the_hook_is_removed_when_the_forward_fails() -> None:
     model = tiny("llama")
-    batch = collate(SINGLE, pad_id=0)
+    batch = collate(SINGLE)
     with pytest.raises(IndexError):
-        logits_at(model, batch.input_ids + 1000, batch.rows, batch.positions)
+        logits_at(model, replace(batch, input_ids=batch.input_ids + 1000))
     assert not model.get_output_embeddings()._forward_pre_hooks  # type: ignore[operator]
 
 
@@ -198,7 +167,7 @@ def test_the_hook_is_removed_when_the_forward_fails() -> None:
 def test_inside_a_peft_wrapper(scheme: Callable[[], Any], examples: list[Example]) -> None:
     model = get_peft_model(tiny("llama"), scheme()).double().eval()
     with torch.no_grad():
-        scores = option_scores(model, collate(examples, pad_id=0))
+        scores = option_scores(model, collate(examples))
         virtual = getattr(model.active_peft_config, "num_virtual_tokens", 0)
         expected = reference(_Trimmed(model, virtual), examples)
     torch.testing.assert_close(scores, expected, rtol=0, atol=1e-6)
@@ -221,7 +190,7 @@ def test_a_model_without_output_embeddings_is_refused() -> None:
     from transformers import GPT2Model
 
     model = GPT2Model(GPT2Config(vocab_size=61, n_embd=16, n_layer=1, n_head=2))
-    batch = collate(SINGLE, pad_id=0)
+    batch = collate(SINGLE)
     with pytest.raises(ConfigurationError, match="GPT2Model has no output embeddings"):
         option_scores(model, batch)
 
@@ -240,4 +209,4 @@ def test_a_model_that_does_not_call_its_head_is_refused() -> None:
             return self.model(**inputs)
 
     with pytest.raises(ConfigurationError, match="does not call its output embeddings"):
-        option_scores(Functional(), collate(SINGLE, pad_id=0))
+        option_scores(Functional(), collate(SINGLE))

@@ -1,20 +1,10 @@
-"""Small tokenizers, and a cache that is gone after the test."""
+"""Small tokenizers."""
 
 from __future__ import annotations
-
-from pathlib import Path
 
 import pytest
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    folder = tmp_path / "huggingface"
-    monkeypatch.setenv("HF_HOME", str(folder))
-    monkeypatch.delenv("HF_DATASETS_CACHE", raising=False)
-    return folder
 
 
 @pytest.fixture
@@ -48,7 +38,7 @@ def byte_bpe(merges: list[tuple[str, str]], bos: bool = False, trim: bool = True
         tokenizer.post_processor = processors.Sequence([byte_level, template])
     else:
         tokenizer.post_processor = byte_level
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>")  # type: ignore[no-untyped-call]
+    return _fast(tokenizer)
 
 
 def metaspace(pieces: tuple[str, ...]) -> PreTrainedTokenizerFast:
@@ -72,6 +62,10 @@ def _wrapped(tokenizer: Tokenizer, bos: bool, eos: bool, vocabulary: dict[str, i
     template = f"{'<s> ' if bos else ''}$A{' </s>' if eos else ''}"
     specials = [(token, vocabulary[token]) for token in ("<s>", "</s>")]
     tokenizer.post_processor = processors.TemplateProcessing(single=template, special_tokens=specials)
+    return _fast(tokenizer)
+
+
+def _fast(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>")  # type: ignore[no-untyped-call]
 
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,18 +49,6 @@ def folder(tmp_path: Path) -> Path:
     write(tmp_path / "train.jsonl", rows(40))
     write(tmp_path / "val.jsonl", rows(50, start=40))
     return tmp_path
-
-
-@pytest.fixture
-def said() -> Iterator[list[str]]:
-    """What Lightning's logger is given, which does not propagate."""
-    messages: list[str] = []
-    handler = logging.Handler()
-    handler.emit = lambda record: messages.append(record.getMessage())  # type: ignore[method-assign]
-    logger = logging.getLogger("lightning.pytorch.utilities.rank_zero")
-    logger.addHandler(handler)
-    yield messages
-    logger.removeHandler(handler)
 
 
 def small(folder: Path | None, **arguments: Any) -> Colours:
@@ -277,6 +264,38 @@ def test_loss_scores_and_metrics(
     metrics.update(torch.tensor([0, 1, 1]), torch.tensor([0, 1, 0]))
     assert metrics.compute()["accuracy"].item() == pytest.approx(2 / 3)
     assert task.metrics() is not metrics
+
+
+def test_for_a_model_the_prompt_is_read_once_for_all_options(
+    folder: Path, words: PreTrainedTokenizerFast, model: LlamaForCausalLM
+) -> None:
+    apart, together = connected(folder, words), connected(folder, words)
+    together.adapt(model)
+    for name in ("train", "val", "test", "predict"):
+        loaders = (getattr(task, f"{name}_dataloader")() for task in (apart, together))
+        for one, other in zip(*loaders, strict=True):
+            assert other.num_tokens < one.num_tokens
+            with torch.no_grad():
+                torch.testing.assert_close(together.loss(model, other), apart.loss(model, one))
+                torch.testing.assert_close(together.scores(model, other), apart.scores(model, one))
+
+
+def test_options_of_one_token_need_their_own_logits_only(
+    folder: Path, words: PreTrainedTokenizerFast, model: LlamaForCausalLM
+) -> None:
+    task, logits = connected(folder, words, options=[" x", " y"]), list[int]()
+    handle = model.lm_head.register_forward_hook(lambda _, __, output: logits.append(output.size(-1)))
+    dev = next(iter(task.val_dataloader()))
+    with torch.no_grad():
+        loss, scores = task.loss_and_scores(model, dev)
+        likelihoods = task.scores(model, dev)
+    handle.remove()
+    assert logits == [2, 120]
+    torch.testing.assert_close(loss, torch.nn.functional.cross_entropy(likelihoods, dev.answers), rtol=0, atol=1e-6)
+    torch.testing.assert_close(scores.softmax(-1), likelihoods.softmax(-1))
+    # Of all the vocabulary's tokens these are two.
+    assert (likelihoods.exp().sum(-1) < 0.5).all()
+    assert connected(folder, words, options=[" x", " y"], objective="lm").loss_and_scores(model, dev)[1].max() < 0
 
 
 def test_options_of_the_records_own(folder: Path, words: PreTrainedTokenizerFast) -> None:

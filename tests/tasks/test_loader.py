@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import nn
 
 from zolightning.errors import ConfigurationError
@@ -55,7 +56,7 @@ def test_batches_hold_examples_of_like_length() -> None:
 @pytest.mark.parametrize(("longest_first", "expected"), [(True, [[2, 0], [1]]), (False, [[0, 1], [2]])])
 def test_evaluation_batches_are_the_same_every_time(longest_first: bool, expected: list[list[int]]) -> None:
     examples = [Example([number] * length, [[0], [1]], [0, 0], 0) for number, length in enumerate((5, 3, 9))]
-    data = EvaluationLoader(examples, 2, pad_id=0, longest_first=longest_first)
+    data = EvaluationLoader(examples, 2, longest_first=longest_first)
     next(iter(data))
     assert len(data) == 2
     assert [numbers(batch) for batch in data] == expected
@@ -64,7 +65,7 @@ def test_evaluation_batches_are_the_same_every_time(longest_first: bool, expecte
 def loader() -> ResumableLoader:
     # Each example's only prompt token is its number.
     examples = [Example([number], [[0], [1]], [0, 0], 0) for number in range(EXAMPLES)]
-    return ResumableLoader(examples, LengthGroupedBatches([2] * EXAMPLES, BATCH, seed=3), pad_id=0)
+    return ResumableLoader(examples, LengthGroupedBatches([2] * EXAMPLES, BATCH, seed=3))
 
 
 def numbers(batch: OptionBatch) -> list[int]:
@@ -115,7 +116,7 @@ class Recorder(LightningModule):
 
     def training_step(self, batch: OptionBatch) -> None:
         self.seen.append(numbers(batch))
-        self.optimizers().step(closure=lambda: torch.zeros(()))  # type: ignore[union-attr]
+        cast("LightningOptimizer", self.optimizers()).step(closure=lambda: torch.zeros(()))
 
     def validation_step(self, batch: OptionBatch) -> None:
         self.log("score", float(len(self.seen)), batch_size=batch.num_examples)

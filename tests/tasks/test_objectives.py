@@ -35,7 +35,7 @@ def model() -> nn.Module:
 def test_micro_batches_average_to_the_batch(
     model: nn.Module, objective: Objective, only_answer: bool, size: int
 ) -> None:
-    batch = collate(EXAMPLES, pad_id=0, only_answer=only_answer)
+    batch = collate([example.right for example in EXAMPLES] if only_answer else EXAMPLES)
     pieces = batch.split(size)
     with torch.no_grad():
         whole = objective_loss(objective, token_log_likelihoods(model, batch), batch)
@@ -47,7 +47,7 @@ def test_micro_batches_average_to_the_batch(
 
 
 def test_classification_is_the_cross_entropy_over_options(model: nn.Module) -> None:
-    batch = collate(EXAMPLES, pad_id=0)
+    batch = collate(EXAMPLES)
     with torch.no_grad():
         scores = option_scores(model, batch)
         loss = objective_loss("classification", token_log_likelihoods(model, batch), batch)
@@ -56,7 +56,7 @@ def test_classification_is_the_cross_entropy_over_options(model: nn.Module) -> N
 
 
 def test_lm_is_the_mean_over_gold_tokens_whatever_else_is_in_the_batch(model: nn.Module) -> None:
-    alone, among = collate(EXAMPLES, pad_id=0, only_answer=True), collate(EXAMPLES, pad_id=0)
+    alone, among = collate([example.right for example in EXAMPLES]), collate(EXAMPLES)
     with torch.no_grad():
         losses = [objective_loss("lm", token_log_likelihoods(model, batch), batch) for batch in (alone, among)]
         scores = option_scores(model, among)
@@ -69,7 +69,7 @@ def test_lm_is_the_mean_over_gold_tokens_whatever_else_is_in_the_batch(model: nn
 
 @pytest.mark.parametrize("objective", ["classification", "lm"])
 def test_gradients_are_finite_where_options_are_absent(model: nn.Module, objective: Objective) -> None:
-    batch = collate(EXAMPLES, pad_id=0)
+    batch = collate(EXAMPLES)
     loss = objective_loss(objective, token_log_likelihoods(model, batch), batch)
     gradients = torch.autograd.grad(loss, list(model.parameters()))
     assert all(gradient.isfinite().all() for gradient in gradients)

@@ -12,7 +12,6 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
-from tests.conftest import SHARED
 from zolightning.errors import ConfigurationError
 from zolightning.tasks import RTE, SST2, BoolQ, JsonlTask, SampleReviews, Task
 from zolightning.tasks.records import Record
@@ -64,17 +63,15 @@ def test_from_the_hub(kind: type[Task], monkeypatch: pytest.MonkeyPatch) -> None
     ("kind", "folder", "counts"),
     [(SST2, "SST-2", (1000, 500, 872)), (RTE, "RTE", (1000, 500, 277)), (BoolQ, "BoolQ", (1000, 500, 1000))],
 )
-def test_the_official_files(kind: type[Task], folder: str, counts: tuple[int, int, int]) -> None:
-    data, weights = SHARED / "data" / folder, SHARED / "models" / "stories3M"
-    for path in (data, weights):
-        if not path.is_dir():
-            pytest.skip(f"{path} is absent")
-    task = kind(data_dir=str(data))
+def test_the_official_files(
+    kind: type[Task], folder: str, counts: tuple[int, int, int], shared_data: Path, stories: Path
+) -> None:
+    task = kind(data_dir=str(shared_data / folder))
     task.setup()
     splits = task.splits
     assert (len(splits.train), len(splits.dev), len(splits.test)) == counts
-    task.connect(AutoTokenizer.from_pretrained(weights), 512, seed=0)
-    model = AutoModelForCausalLM.from_pretrained(weights)
+    task.connect(AutoTokenizer.from_pretrained(stories), 512, seed=0)
+    model = AutoModelForCausalLM.from_pretrained(stories)
     first = next(iter(task.train_dataloader()))
     # One-token options share their prompt's sequence.
     assert first.input_ids.size(0) == 16
@@ -83,13 +80,10 @@ def test_the_official_files(kind: type[Task], folder: str, counts: tuple[int, in
     assert 0.1 < loss.item() < 5
 
 
-def test_zero_shot_accuracy_on_real_data() -> None:
-    data, weights = SHARED / "data" / "SST-2", SHARED / "models" / "stories3M"
-    if not (data.is_dir() and weights.is_dir()):
-        pytest.skip(f"{SHARED} is absent")
-    task = SST2(data_dir=str(data), options=[" bad", " good"], eval_batch_size=128)
-    task.connect(AutoTokenizer.from_pretrained(weights), 512, seed=0)
-    model = AutoModelForCausalLM.from_pretrained(weights)
+def test_zero_shot_accuracy_on_real_data(shared_data: Path, stories: Path) -> None:
+    task = SST2(data_dir=str(shared_data / "SST-2"), options=[" bad", " good"], eval_batch_size=128)
+    task.connect(AutoTokenizer.from_pretrained(stories), 512, seed=0)
+    model = AutoModelForCausalLM.from_pretrained(stories)
     metrics = task.metrics()
     with torch.no_grad():
         for batch in task.test_dataloader():
@@ -160,17 +154,25 @@ def test_bad_descriptions(tmp_path: Path, arguments: dict[str, Any], message: st
         own(tmp_path, **arguments)
 
 
-def test_the_embedded_sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_embedded_sample() -> None:
+    task = SampleReviews()
+    task.setup()
+    splits = task.splits
+    assert (len(splits.train), len(splits.dev), len(splits.test)) == (1000, 500, 600)
+    assert task.place() == "the embedded sample"
+    assert read(task, Record({"review": "So so:", "sentiment": "negative"}, "")) == ("So so: all in all it was", " bad")
+
+
+def test_other_reviews_of_the_samples_kind(tmp_path: Path) -> None:
     for name in ("train", "dev", "test"):
         rows = [{"review": f"{name} {i}", "sentiment": ("negative", "positive")[i % 2]} for i in range(3)]
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    monkeypatch.setattr("zolightning.sample.TASK", tmp_path, raising=False)
-    task = SampleReviews(num_train=3, num_dev=2)
+    task = SampleReviews(data_dir=str(tmp_path), num_train=3, num_dev=2)
     task.prepare_data()
     task.setup()
     splits = task.splits
     assert (len(splits.train), len(splits.dev), len(splits.test)) == (3, 2, 3)
-    assert read(task, Record({"review": "So so:", "sentiment": "negative"}, "")) == ("So so: all in all it was", " bad")
+    assert task.place() == str(tmp_path)
     assert {record.origin.split(":")[0] for record in splits.dev} == {"dev.jsonl"}
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import NamedTuple
+from functools import cached_property
+from itertools import accumulate
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -33,6 +35,31 @@ class Example:
         """The tokens of the longest option's sequence."""
         return len(self.prompt) + max(map(len, self.continuations))
 
+    @property
+    def right(self) -> Example:
+        """The example without its wrong options, of which the language-modelling objective needs none."""
+        return replace(
+            self, continuations=[self.continuations[self.answer]], starts=[self.starts[self.answer]], answer=0
+        )
+
+    @property
+    def row(self) -> int:
+        """The tokens of a sequence that holds the prompt and what must be read of every option."""
+        return len(self.prompt) + sum(map(len, self.tails))
+
+    @cached_property
+    def tails(self) -> list[list[int]]:
+        """What a model must read behind the prompt to score every option, the longest first.
+
+        An option's last token is only predicted, never read. What remains may begin another option's remainder (always
+        so where options are one token), and a causal model gives both the same outputs: one tail serves both.
+        """
+        kept: list[list[int]] = []
+        for tail in sorted((continuation[:-1] for continuation in self.continuations), key=len, reverse=True):
+            if not any(longer[: len(tail)] == tail for longer in kept):
+                kept.append(tail)
+        return kept
+
 
 class Extent(NamedTuple):
     """What one example takes up in a batch, known on the host.
@@ -52,25 +79,35 @@ class Extent(NamedTuple):
 class OptionBatch:
     """Examples, their options, and where to read the options' logits.
 
-    Padding is on the right and there is no attention mask: a causal model never sees, from a real token, what is
-    behind it, so the fast causal kernels run and positions are the default ones.
+    A sequence is a prompt with one tail. There is then no attention mask: padding is on the right, and a causal model
+    never sees, from a real token, what is behind it, so the fast causal kernels run and positions are the default ones.
+
+    Or a sequence is a prompt with all of an example's tails, one after the other, so that the prompt is computed once.
+    ``segments`` then tells whose token each is: a tail's tokens follow the prompt's and their own, and see no other's.
 
     Attributes:
         input_ids: Token numbers [sequences, length].
+        segments: 0 for a prompt's token and k for the k-th tail's [sequences, length]; None where a sequence has one
+            tail.
         rows: The sequence of each read [reads].
         positions: The token whose output is read [reads].
         reads: The read that scores each option token [batch, options, tokens], 0 where there is no token.
         tokens: The option tokens [batch, options, tokens], 0 where there is no token.
+        choices: The distinct option tokens in ascending order [choices]; a micro-batch keeps its batch's.
+        columns: Each option token's place among the choices [batch, options, tokens], 0 where there is no token.
         counts: Tokens of each option [batch, options], 0 where the example has no such option.
         answers: The right option's place among those in the batch [batch].
         extents: What each example takes up, in the order of the batch.
     """
 
     input_ids: Tensor
+    segments: Tensor | None
     rows: Tensor
     positions: Tensor
     reads: Tensor
     tokens: Tensor
+    choices: Tensor
+    columns: Tensor
     counts: Tensor
     answers: Tensor
     extents: tuple[Extent, ...]
@@ -91,16 +128,28 @@ class OptionBatch:
         return sum(extent.gold for extent in self.extents)
 
     @property
+    def one_read_each(self) -> bool:
+        """Whether each example's options are a token each that follows the same text, so that one output scores all."""
+        return all(extent.reads == 1 for extent in self.extents)
+
+    @property
     def present(self) -> Tensor:
         """Which options there are [batch, options]."""
         return self.counts > 0
+
+    @property
+    def scored(self) -> Tensor:
+        """Which option tokens there are [batch, options, tokens]."""
+        return torch.arange(self.tokens.size(-1), device=self.tokens.device) < self.counts.unsqueeze(-1)
 
     def to(self, device: torch.device | str, non_blocking: bool = True) -> OptionBatch:
         """Return the batch on a device."""
         # A copy back to the host that nobody waits for may be read before it has arrived.
         wait_not = non_blocking and torch.device(device).type != "cpu"
-        tensors = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "extents"}
-        return replace(self, **{name: tensor.to(device, non_blocking=wait_not) for name, tensor in tensors.items()})
+        values: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
+        tensors = {name: value for name, value in values.items() if isinstance(value, Tensor)}
+        moved = {name: tensor.to(device, non_blocking=wait_not) for name, tensor in tensors.items()}
+        return OptionBatch(**(values | moved))
 
     def split(self, size: int) -> list[OptionBatch]:
         """Cut into micro-batches of at most ``size`` examples, each without padding that only the others needed.
@@ -118,14 +167,18 @@ class OptionBatch:
             lengths = [length for extent in extents for length in extent.lengths]
             reads = sum(extent.reads for extent in extents)
             chosen = slice(first, first + size)
+            cut = (slice(row, row + len(lengths)), slice(max(lengths)))
             pieces.append(
-                OptionBatch(
-                    input_ids=self.input_ids[row : row + len(lengths), : max(lengths)],
+                replace(
+                    self,
+                    input_ids=self.input_ids[cut],
+                    segments=None if self.segments is None else self.segments[cut],
                     rows=self.rows[read : read + reads] - row,
                     positions=self.positions[read : read + reads],
                     # An absent token's 0 must stay a read of the piece; which one does not matter.
                     reads=(self.reads[chosen] - read).clamp(min=0),
                     tokens=self.tokens[chosen],
+                    columns=self.columns[chosen],
                     counts=self.counts[chosen],
                     answers=self.answers[chosen],
                     extents=extents,
@@ -135,70 +188,83 @@ class OptionBatch:
         return pieces
 
 
-class _Layout(NamedTuple):
-    """One example laid out: its sequences, and for every option's token the (sequence, position) to read."""
-
-    sequences: list[list[int]]
-    places: list[list[tuple[int, int]]]
-    tokens: list[list[int]]
-
-
-def _lay_out(example: Example, options: Sequence[int]) -> _Layout:
-    # An option's last token is only predicted, never read. What remains may begin another option's remainder (always
-    # so where options are one token), and a causal model gives both the same outputs: one sequence serves both.
-    tails = [example.continuations[option][:-1] for option in options]
-    kept: list[list[int]] = []
-    for tail in sorted(tails, key=len, reverse=True):
-        if not any(longer[: len(tail)] == tail for longer in kept):
-            kept.append(tail)
-    places, tokens = [], []
-    for option, tail in zip(options, tails, strict=True):
-        home = next(index for index, longer in enumerate(kept) if longer[: len(tail)] == tail)
-        start = example.starts[option]
-        scored = example.continuations[option][start:]
-        before = len(example.prompt) + start - 1
-        places.append([(home, before + index) for index in range(len(scored))])
-        tokens.append(scored)
-    return _Layout([example.prompt + tail for tail in kept], places, tokens)
-
-
-def collate(examples: Sequence[Example], pad_id: int, only_answer: bool = False) -> OptionBatch:
+def collate(examples: Sequence[Example], row_limit: int = 0) -> OptionBatch:
     """Lay examples out as one batch on the host.
 
     Args:
         examples: At least one example.
-        pad_id: Any token of the vocabulary, for the places behind a sequence's end.
-        only_answer: Leave the wrong options out, as the language-modelling objective needs none; ``answers`` are
-            then 0.
+        row_limit: The longest sequence that may hold a prompt with several tails, where it saves computing a prompt
+            twice; see :class:`~zolightning.models.sharing.PromptSharing`. With 0 each tail has a sequence of its own.
     """
-    chosen = [[example.answer] if only_answer else range(len(example.continuations)) for example in examples]
-    layouts = [_lay_out(example, options) for example, options in zip(examples, chosen, strict=True)]
+    shared = any(len(example.tails) > 1 for example in examples) and all(e.row <= row_limit for e in examples)
+    layouts = [_lay_out(example, shared) for example in examples]
     shape = (
         max(len(layout.tokens) for layout in layouts),
         max(len(tokens) for layout in layouts for tokens in layout.tokens),
     )
-    sequences: list[list[int]] = []
+    sequences = [sequence for layout in layouts for sequence in layout.sequences]
+    segments = [segments for layout in layouts for segments in layout.segments]
+    choices = sorted({token for layout in layouts for tokens in layout.tokens for token in tokens})
+    column = {token: index for index, token in enumerate(choices)}
     places: dict[tuple[int, int], int] = {}
-    reads, answers, extents = [], [], []
+    reads, extents, row = [], [], 0
     for example, layout in zip(examples, layouts, strict=True):
-        known, row = len(places), len(sequences)
+        known = len(places)
         wanted = [[(row + home, position) for home, position in option] for option in layout.places]
         reads.append([[places.setdefault(place, len(places)) for place in option] for option in wanted])
-        sequences += layout.sequences
-        answers.append(0 if only_answer else example.answer)
+        row += len(layout.sequences)
         lengths = tuple(map(len, layout.sequences))
-        extents.append(Extent(lengths, reads=len(places) - known, gold=len(layout.tokens[answers[-1]])))
-    longest = max(map(len, sequences))
+        extents.append(Extent(lengths, reads=len(places) - known, gold=len(layout.tokens[example.answer])))
     return OptionBatch(
-        input_ids=torch.tensor([sequence + [pad_id] * (longest - len(sequence)) for sequence in sequences]),
+        # Padded with a token that the batch has anyway: no other one's embedding is looked up.
+        input_ids=_filled(sequences, sequences[0][0]),
+        segments=_filled(segments, 0) if shared else None,
         rows=torch.tensor([row for row, _ in places]),
         positions=torch.tensor([position for _, position in places]),
         reads=_padded(reads, shape),
         tokens=_padded([layout.tokens for layout in layouts], shape),
+        choices=torch.tensor(choices),
+        columns=_padded([[[column[token] for token in option] for option in lay.tokens] for lay in layouts], shape),
         counts=torch.tensor([(list(map(len, lay.tokens)) + [0] * shape[0])[: shape[0]] for lay in layouts]),
-        answers=torch.tensor(answers),
+        answers=torch.tensor([example.answer for example in examples]),
         extents=tuple(extents),
     )
+
+
+class _Layout(NamedTuple):
+    """One example laid out: its sequences, and for every option's token the (sequence, position) to read."""
+
+    sequences: list[list[int]]
+    segments: list[list[int]]
+    places: list[list[tuple[int, int]]]
+    tokens: list[list[int]]
+
+
+def _lay_out(example: Example, shared: bool) -> _Layout:
+    prompt, tails = example.prompt, example.tails
+    # Where the first token of each tail is.
+    if shared:
+        homes = [(0, first) for first in accumulate(map(len, tails[:-1]), initial=len(prompt))]
+        sequences = [prompt + [token for tail in tails for token in tail]]
+    else:
+        homes = [(index, len(prompt)) for index in range(len(tails))]
+        sequences = [prompt + tail for tail in tails]
+    places, tokens = [], []
+    for continuation, start in zip(example.continuations, example.starts, strict=True):
+        read = continuation[:-1]
+        row, first = next(home for home, tail in zip(homes, tails, strict=True) if tail[: len(read)] == read)
+        # A tail's first token is predicted by the prompt's last, whatever lies between them.
+        before = [(row, first + at - 1) if at else (row, len(prompt) - 1) for at in range(len(continuation))]
+        places.append(before[start:])
+        tokens.append(continuation[start:])
+    segments = [0] * len(prompt) + [number for number, tail in enumerate(tails, 1) for _ in tail]
+    return _Layout(sequences, [segments] if shared else [], places, tokens)
+
+
+def _filled(rows: list[list[int]], value: int) -> Tensor:
+    """Ragged rows as one tensor [rows, length], filled up on the right."""
+    longest = max(map(len, rows))
+    return torch.tensor([row + [value] * (longest - len(row)) for row in rows])
 
 
 def _padded(values: list[list[list[int]]], shape: tuple[int, int]) -> Tensor:

@@ -109,7 +109,10 @@ def load_model(backbone: str, dtype: Dtype, attention: Attention) -> PreTrainedM
 
 def max_positions(config: PretrainedConfig) -> int | None:
     """Return how many tokens the model can read, or None where its configuration sets no limit."""
-    limit = config.get_text_config().to_dict().get("max_position_embeddings")
+    text = config.get_text_config()
+    # GPT-2 and others of its time have another name for it.
+    name = text.attribute_map.get("max_position_embeddings", "max_position_embeddings")
+    limit = text.to_dict().get(name)
     return int(limit) if limit else None
 
 

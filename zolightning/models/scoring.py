@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack
 from typing import Any, cast
 
 import torch
@@ -12,6 +11,7 @@ from torch.nn.functional import log_softmax
 
 from zolightning.errors import ConfigurationError
 from zolightning.models.batch import OptionBatch
+from zolightning.models.head import has_rows, only_rows, reading
 
 
 def option_scores(model: nn.Module, batch: OptionBatch) -> Tensor:
@@ -39,15 +39,27 @@ def token_log_likelihoods(model: nn.Module, batch: OptionBatch) -> Tensor:
     Raises:
         ConfigurationError: If the model has no output embeddings, or does not call them as a module.
     """
-    logits = logits_at(model, batch.input_ids, batch.rows, batch.positions)
     # In half precision the rounding of the softmax alone would hide what a small perturbation changes.
-    likelihoods = log_softmax(logits, dim=-1, dtype=torch.promote_types(logits.dtype, torch.float32))
-    scored = torch.arange(batch.tokens.size(-1), device=batch.tokens.device) < batch.counts.unsqueeze(-1)
-    return likelihoods[batch.reads, batch.tokens].masked_fill(~scored, 0.0)
+    likelihoods = log_softmax(_wide(logits_at(model, batch)), dim=-1)
+    return likelihoods[batch.reads, batch.tokens].masked_fill(~batch.scored, 0.0)
 
 
-def logits_at(model: nn.Module, input_ids: Tensor, rows: Tensor, positions: Tensor) -> Tensor:
-    """Logits [reads, vocabulary] of ``input_ids`` [sequences, length] at (row, position) pairs [reads].
+def token_logits(model: nn.Module, batch: OptionBatch) -> Tensor:
+    """Logit of each option token [batch, options, tokens], at least fp32; the output head need compute no others.
+
+    Where ``batch.one_read_each`` these are the log-likelihoods up to one number for all options of an example, the
+    log-normaliser, which a softmax over the options and an argmax do not see. Where an option has fewer tokens than the
+    longest there is a 0.
+
+    Raises:
+        ConfigurationError: If the model has no output embeddings, or does not call them as a module.
+    """
+    logits = _wide(logits_at(model, batch, batch.choices))
+    return logits[batch.reads, batch.columns].masked_fill(~batch.scored, 0.0)
+
+
+def logits_at(model: nn.Module, batch: OptionBatch, choices: Tensor | None = None) -> Tensor:
+    """Logits [reads, vocabulary] of a batch where they are read, or [reads, choices] of the tokens [choices] alone.
 
     Raises:
         ConfigurationError: If the model has no output embeddings, or does not call them as a module.
@@ -58,28 +70,38 @@ def logits_at(model: nn.Module, input_ids: Tensor, rows: Tensor, positions: Tens
             f"{type(model).__name__} has no output embeddings to read option scores from: choose a model for causal "
             f"language modelling (AutoModelForCausalLM)"
         )
-    with _reading(head, rows, positions, length=input_ids.size(1)):
-        logits: Tensor = model(input_ids=input_ids, use_cache=False).logits
-    if logits.shape[:-1] != (1, rows.numel()):
+    inputs = {"input_ids": batch.input_ids}
+    if batch.segments is not None:
+        inputs |= _side_by_side(batch.segments, cast("Any", model).dtype)
+    with ExitStack() as stack:
+        stack.enter_context(reading(head, batch.rows, batch.positions, length=batch.input_ids.size(1)))
+        if choices is not None and has_rows(head, choices.numel()):
+            stack.enter_context(only_rows(head, choices))
+            choices = None
+        logits: Tensor = model(**inputs, use_cache=False).logits
+    reads = batch.rows.numel()
+    if logits.shape[:-1] != (1, reads):
         raise ConfigurationError(
-            f"{type(model).__name__} gave logits of shape {tuple(logits.shape)} where (1, {rows.numel()}, vocabulary) "
-            f"was expected: it does not call its output embeddings as a module with one [batch, length, width] input"
+            f"{type(model).__name__} gave logits of shape {tuple(logits.shape)} where (1, {reads}, vocabulary) was "
+            f"expected: it does not call its output embeddings as a module with one [batch, length, width] input"
         )
-    return logits[0]
+    return logits[0] if choices is None else logits[0, :, choices]
 
 
-@contextmanager
-def _reading(head: nn.Module, rows: Tensor, positions: Tensor, length: int) -> Iterator[None]:
-    """Hand the head only the outputs at the given places, as one sequence [1, reads, width]."""
+def _side_by_side(segments: Tensor, dtype: torch.dtype) -> dict[str, Tensor]:
+    """What a model must be told where a prompt's tails stand side by side: who sees whom, and who is where.
 
-    def gather(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-        hidden = inputs[0]
-        # Prompt tuning puts its virtual tokens in front.
-        virtual = hidden.size(1) - length
-        return (hidden[rows, positions + virtual].unsqueeze(0), *inputs[1:])
+    Args:
+        segments: The tail of each token [sequences, length], see :class:`~zolightning.models.batch.OptionBatch`.
+        dtype: Of the attention scores that the mask [sequences, 1, length, length] is added to.
+    """
+    length = segments.size(1)
+    earlier = torch.ones(length, length, dtype=torch.bool, device=segments.device).tril()
+    other, own = segments.unsqueeze(1), segments.unsqueeze(2)
+    seen = earlier & ((other == 0) | (other == own))
+    mask = torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, torch.finfo(dtype).min)
+    return {"attention_mask": mask.unsqueeze(1), "position_ids": seen.sum(-1) - 1}
 
-    handle = head.register_forward_pre_hook(gather)
-    try:
-        yield
-    finally:
-        handle.remove()
+
+def _wide(logits: Tensor) -> Tensor:
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))

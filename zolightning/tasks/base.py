@@ -14,13 +14,14 @@ from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
 from zolightning.errors import ConfigurationError
-from zolightning.models.batch import OptionBatch
-from zolightning.models.scoring import mean_log_likelihoods, option_scores, token_log_likelihoods
+from zolightning.models.batch import Example, OptionBatch, collate
+from zolightning.models.scoring import mean_log_likelihoods, option_scores, token_log_likelihoods, token_logits
+from zolightning.models.sharing import PromptSharing
 from zolightning.tasks.encoding import Question
 from zolightning.tasks.loader import EvaluationLoader, LengthGroupedBatches, ResumableLoader
 from zolightning.tasks.objectives import Objective, check_objective, objective_loss, objective_weight
 from zolightning.tasks.prepared import PreparedSplits, prepare_splits
-from zolightning.tasks.records import Record
+from zolightning.tasks.records import Record, read_file
 from zolightning.tasks.source import Source
 from zolightning.tasks.splits import Splits, SplitSizes, split_official, split_three_ways
 
@@ -94,7 +95,8 @@ class Task(LightningDataModule, ABC):
             self.options = tuple(options)
         self._splits: Splits | None = None
         self._prepared: PreparedSplits | None = None
-        self._seed = 0
+        self._sharing: PromptSharing | None = None
+        self.order_seed = 0
 
     @abstractmethod
     def prompt(self, fields: Mapping[str, object]) -> str:
@@ -157,6 +159,16 @@ class Task(LightningDataModule, ABC):
                     raise ConfigurationError(f"{record.origin}: there is no field {name!r}; found {found}")
             self.answer(record)
 
+    def read_checked(self, path: Path) -> list[Record]:
+        """Read a file whose records all have the task's fields and a known label.
+
+        Raises:
+            ConfigurationError: If it cannot be read, or at the first record that is not so.
+        """
+        records = read_file(path)
+        self.check(records)
+        return records
+
     def prepare_data(self) -> None:
         """Download what is on the hub, on one process only."""
         if self.source is not None and self.data_dir is None:
@@ -191,10 +203,19 @@ class Task(LightningDataModule, ABC):
             ConfigurationError: If a record cannot be tokenised as prompt and options.
         """
         self.setup()
-        self._seed = seed
+        self.order_seed = seed
         limit = self.max_length if max_positions is None else min(self.max_length, max_positions)
         questions = {name: list(map(self._question, rows)) for name, rows in vars(self.splits).items()}
         self._prepared = prepare_splits(questions, tokenizer, limit, known=self._prepared)
+
+    def adapt(self, model: nn.Module) -> None:
+        """Lay batches out for a model: where it can, it reads a prompt once for all its options.
+
+        Whether it can is found out when a loader is made: by then the model is on its device. For a task that was never
+        told of its model each option has a sequence of its own.
+        """
+        if self._sharing is None or self._sharing.model is not model:
+            self._sharing = PromptSharing(model)
 
     @property
     def prepared(self) -> PreparedSplits:
@@ -205,9 +226,15 @@ class Task(LightningDataModule, ABC):
 
     def train_dataloader(self) -> ResumableLoader:
         """Training batches, shuffled anew in every epoch."""
-        examples = self.prepared.examples["train"]
-        order = LengthGroupedBatches([example.length for example in examples], self.batch_size, self._seed)
-        return ResumableLoader(examples, order, self.prepared.pad_id, only_answer=self.objective == "lm")
+        lengths = [example.length for example in self.prepared.examples["train"]]
+        order = LengthGroupedBatches(lengths, self.batch_size, self.order_seed)
+        examples = self._train_examples()
+        return ResumableLoader(examples, order, self._row_limit(examples))
+
+    def few(self, number: int = 2) -> OptionBatch:
+        """The first training examples as a batch, to try something out on."""
+        examples = self._train_examples()[:number]
+        return collate(examples, self._row_limit(examples))
 
     def val_dataloader(self) -> EvaluationLoader:
         """Development batches."""
@@ -230,18 +257,29 @@ class Task(LightningDataModule, ABC):
         return option_scores(model, batch)
 
     def loss_and_scores(self, model: nn.Module, batch: OptionBatch) -> tuple[Tensor, Tensor]:
-        """``loss`` and ``scores`` from one forward."""
-        likelihoods = token_log_likelihoods(model, batch)
+        """``loss`` from one forward, and of each option a score [batch, options], in the order of ``scores``.
+
+        Where the log-normaliser cancels, the scores leave it out.
+        """
+        cancels = self.objective == "classification" and batch.one_read_each
+        likelihoods = token_logits(model, batch) if cancels else token_log_likelihoods(model, batch)
         return objective_loss(self.objective, likelihoods, batch), mean_log_likelihoods(likelihoods, batch)
 
     def loss_weight(self, batch: OptionBatch) -> int:
         """What the mean of ``loss`` runs over: micro-batches' losses with these weights average to the batch's."""
         return objective_weight(self.objective, batch)
 
+    def _train_examples(self) -> Sequence[Example]:
+        examples = self.prepared.examples["train"]
+        return [example.right for example in examples] if self.objective == "lm" else examples
+
     def _question(self, record: Record) -> Question:
         options = tuple(self.option_texts(record.fields))
         return Question(self.prompt(record.fields), options, self.answer(record), record.origin)
 
     def _evaluation_loader(self, split: str, longest_first: bool) -> EvaluationLoader:
-        prepared = self.prepared
-        return EvaluationLoader(prepared.examples[split], self.eval_batch_size, prepared.pad_id, longest_first)
+        examples = self.prepared.examples[split]
+        return EvaluationLoader(examples, self.eval_batch_size, longest_first, self._row_limit(examples))
+
+    def _row_limit(self, examples: Sequence[Example]) -> int:
+        return 0 if self._sharing is None else self._sharing.row_limit(examples)

@@ -63,17 +63,13 @@ class ResumableLoader:
     Args:
         examples: What to load.
         order: Which examples make up which batch of which epoch.
-        pad_id: See :func:`~zolightning.models.batch.collate`.
-        only_answer: See :func:`~zolightning.models.batch.collate`.
+        row_limit: See :func:`~zolightning.models.batch.collate`.
     """
 
-    def __init__(
-        self, examples: Sequence[Example], order: LengthGroupedBatches, pad_id: int, only_answer: bool = False
-    ) -> None:
+    def __init__(self, examples: Sequence[Example], order: LengthGroupedBatches, row_limit: int = 0) -> None:
         self.examples = examples
         self.order = order
-        self.pad_id = pad_id
-        self.only_answer = only_answer
+        self.row_limit = row_limit
         self._epoch = 0
         self._batch = 0
         self._batches: list[Sequence[int]] | None = None
@@ -95,7 +91,7 @@ class ResumableLoader:
         batch = self._batches[self._batch]
         # Counted before the step on it: a checkpoint is written when that is done.
         self._batch += 1
-        return collate([self.examples[index] for index in batch], self.pad_id, self.only_answer)
+        return collate([self.examples[index] for index in batch], self.row_limit)
 
     def state_dict(self) -> dict[str, int]:
         """The epoch, and how many of its batches have been handed out."""
@@ -121,15 +117,15 @@ class EvaluationLoader:
     Args:
         examples: What to load.
         batch_size: Examples in a batch; the last batch holds the remainder.
-        pad_id: See :func:`~zolightning.models.batch.collate`.
         longest_first: Order by length, so that there is the least padding and what does not fit in memory fails at
             once; otherwise as the examples come.
+        row_limit: See :func:`~zolightning.models.batch.collate`.
     """
 
-    def __init__(self, examples: Sequence[Example], batch_size: int, pad_id: int, longest_first: bool) -> None:
+    def __init__(self, examples: Sequence[Example], batch_size: int, longest_first: bool, row_limit: int = 0) -> None:
         ordered = sorted(examples, key=lambda example: example.length, reverse=True) if longest_first else examples
         self.batches = _cut(ordered, batch_size)
-        self.pad_id = pad_id
+        self.row_limit = row_limit
 
     def __len__(self) -> int:
         """Batches in all."""
@@ -137,7 +133,7 @@ class EvaluationLoader:
 
     def __iter__(self) -> Iterator[OptionBatch]:
         """Hand out every batch."""
-        return (collate(batch, self.pad_id) for batch in self.batches)
+        return (collate(batch, self.row_limit) for batch in self.batches)
 
 
 def _cut(items: Sequence[_T], size: int) -> list[Sequence[_T]]:

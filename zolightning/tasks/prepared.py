@@ -23,12 +23,10 @@ class PreparedSplits:
     Attributes:
         key: A digest of what they were made from.
         examples: The examples of each split by its name.
-        pad_id: A token to fill up with.
     """
 
     key: str
     examples: dict[str, list[Example]]
-    pad_id: int
 
 
 def prepare_splits(
@@ -54,5 +52,4 @@ def prepare_splits(
         )
     rest = iter(examples)
     splits = {name: [next(rest) for _ in split] for name, split in questions.items()}
-    pad_id = next((i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id) if i is not None), 0)
-    return PreparedSplits(key, splits, pad_id)
+    return PreparedSplits(key, splits)

@@ -1,0 +1,49 @@
+"""Tiny models of several families, with weights that tell tokens apart."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM
+
+SIZES = {
+    "vocab_size": 61,
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 4,
+    "max_position_embeddings": 64,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+GPT_SIZES = {"vocab_size": 61, "n_embd": 16, "n_layer": 2, "n_head": 4, "n_positions": 64}
+FAMILIES: dict[str, dict[str, Any]] = {
+    "llama": SIZES,
+    "mistral": SIZES | {"sliding_window": 4},
+    "opt": SIZES | {"ffn_dim": 24, "word_embed_proj_dim": 8},
+    "gpt2": GPT_SIZES,
+    "gptj": GPT_SIZES | {"rotary_dim": 4},
+    "gpt_neox": SIZES,
+    "phi": SIZES,
+    "qwen3": SIZES,
+    "gemma2": SIZES | {"sliding_window": 4, "final_logit_softcapping": 0.5, "query_pre_attn_scalar": 4},
+    "gemma3_text": SIZES | {"sliding_window": 4, "final_logit_softcapping": 0.5, "query_pre_attn_scalar": 4},
+}
+
+
+def tiny(family: str, dtype: torch.dtype = torch.float64, **settings: Any) -> nn.Module:
+    """Return a model in evaluation mode, with random weights from a fixed seed; `settings` are its configuration's."""
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(family, **(FAMILIES.get(family, {}) | settings))
+    model: nn.Module = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
+    model = model.to(dtype).eval()
+    with torch.no_grad():
+        # Fresh weights predict all tokens alike; these do not.
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter), alpha=0.3)
+    return model
