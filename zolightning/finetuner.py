@@ -8,25 +8,24 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from lightning.pytorch import Callback, LightningModule
-from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
-from torchmetrics import MeanMetric, MetricCollection
 from typing_extensions import override
 
 from zolightning.checks import check_trainer
 from zolightning.closures import BatchLoss
 from zolightning.divergence import logs_now, stop_if_diverged
 from zolightning.errors import ConfigurationError
+from zolightning.evaluation import Evaluation, evaluate
 from zolightning.models.loading import Attention, Dtype, export, load_config, load_model, load_tokenizer, max_positions
 from zolightning.models.schemes import Scheme, apply_scheme
 from zolightning.optim.recipe import Recipe
 from zolightning.perturbation.phases import phase
-from zolightning.resume import KEY, check_continuation, record_of
+from zolightning.resume import KEY, check_continuation, drop_frozen, load_best, make_record, record_of
 from zolightning.strategies import Strategy
 from zolightning.tasks import Task
 
@@ -96,7 +95,7 @@ class FineTuner(LightningModule):
         self._recipe: Recipe | None = None
         self._resumed: dict[str, Any] | None = None
         self._validated_at = -1
-        self._metrics = MetricCollection({})
+        self._evaluation: Evaluation | None = None
 
     # Set-up
 
@@ -112,16 +111,16 @@ class FineTuner(LightningModule):
         self.forward_passes, self._validated_at, self._resumed = 0, -1, None
         config = load_config(self.backbone)
         self.task.connect(self.tokenizer(), max_positions(config), seed=self.run_seed)
-        self._metrics = self.task.metrics()
+        self._evaluation = Evaluation(self.task)
 
     @override
     def configure_model(self) -> None:
-        """Load the backbone; Lightning calls this for each stage."""
-        if self.model is not None:
-            return
-        with phase("load"):
-            self.model = apply_scheme(load_model(self.backbone, self.dtype_name, self.attention), self.scheme)
-        self.strategy.setup(self.model)
+        """Load the backbone, and let the task suit its batches to it; Lightning calls this for each stage."""
+        if self.model is None:
+            with phase("load"):
+                self.model = apply_scheme(load_model(self.backbone, self.dtype_name, self.attention), self.scheme)
+            self.strategy.setup(self.model)
+        self.task.adapt(self.model)
 
     @override
     def configure_optimizers(self) -> Any:
@@ -161,6 +160,12 @@ class FineTuner(LightningModule):
         return load_tokenizer(self.backbone)
 
     # Training
+
+    @override
+    def on_fit_start(self) -> None:
+        """Let the strategy see that it suits the model, on two examples and before anything that takes long."""
+        closure = BatchLoss(self.task, self.network, self.task.few().to(self.device), self.micro_batch_size)
+        self.strategy.check(self.trainer.optimizers[0], closure)
 
     @override
     def on_train_start(self) -> None:
@@ -203,7 +208,7 @@ class FineTuner(LightningModule):
             self.trainer.validating = True
             self.trainer.fit_loop.epoch_loop.val_loop.run()
             self.trainer.training = True
-        self._restore_best()
+        load_best(self)
 
     def log_axis(self) -> None:
         """Put what is logged beside this on an axis that counts optimizer steps; Lightning's own counts from zero."""
@@ -212,31 +217,25 @@ class FineTuner(LightningModule):
     # Evaluation
 
     @override
-    def on_validation_epoch_start(self) -> None:
-        self._metrics.reset()
-
-    @override
     def validation_step(self, batch: OptionBatch, batch_idx: int) -> None:
-        self._evaluate_step(batch, "val")
+        self._running.add(self.network, batch)
 
     @override
     def on_validation_epoch_end(self) -> None:
-        metrics = self._finish_evaluation("val")
-        if not self.trainer.sanity_checking:
+        metrics = {f"val/{name}": value for name, value in self._running.compute().items()}
+        self.log_dict(metrics)
+        if self.trainer.state.fn == TrainerFn.FITTING and not self.trainer.sanity_checking:
+            self.log_axis()
             self._validated_at = self.global_step
             self.strategy.on_validation_end(self, metrics)
 
     @override
-    def on_test_epoch_start(self) -> None:
-        self._metrics.reset()
-
-    @override
     def test_step(self, batch: OptionBatch, batch_idx: int) -> None:
-        self._evaluate_step(batch, "test")
+        self._running.add(self.network, batch)
 
     @override
     def on_test_epoch_end(self) -> None:
-        self._finish_evaluation("test")
+        self.log_dict({f"test/{name}": value for name, value in self._running.compute().items()})
 
     @override
     def predict_step(self, batch: OptionBatch, batch_idx: int) -> dict[str, Tensor]:
@@ -244,32 +243,19 @@ class FineTuner(LightningModule):
         scores = self.task.scores(self.network, batch)
         return {"scores": scores, "prediction": scores.argmax(-1), "answer": batch.answers}
 
-    @torch.no_grad()
     def evaluate(self, loader: Iterable[OptionBatch]) -> dict[str, float]:
-        """Return the loss and the task's metrics over a loader, outside of any Trainer loop."""
-        metrics, mean_loss = self.task.metrics().to(self.device), MeanMetric().to(self.device)
-        training = self.network.training
-        self.network.eval()
-        for batch in loader:
-            placed = batch.to(self.device)
-            loss, scores = self.task.loss_and_scores(self.network, placed)
-            metrics.update(scores.argmax(-1), placed.answers)
-            mean_loss.update(loss, self.task.loss_weight(placed))
-        self.network.train(training)
-        return {name: float(value) for name, value in {**metrics.compute(), "loss": mean_loss.compute()}.items()}
+        """Return the loss and the task's metrics over a loader, outside of any Trainer's loop."""
+        return evaluate(self.task, self.network, loader, self.device)
 
-    def _evaluate_step(self, batch: OptionBatch, prefix: str) -> None:
-        with phase("validation"):
-            loss, scores = self.task.loss_and_scores(self.network, batch)
-        self._metrics.update(scores.argmax(-1), batch.answers)
-        self.log(f"{prefix}/loss", loss, batch_size=self.task.loss_weight(batch))
+    @property
+    def validation_metrics(self) -> tuple[str, ...]:
+        """The names of what each validation logs, known once `setup` has met the task."""
+        return tuple(f"val/{name}" for name in self._running.names)
 
-    def _finish_evaluation(self, prefix: str) -> dict[str, Tensor]:
-        metrics = {f"{prefix}/{name}": value for name, value in self._metrics.compute().items()}
-        self.log_dict(metrics)
-        if self.trainer.state.fn == TrainerFn.FITTING:
-            self.log_axis()
-        return metrics
+    @property
+    def _running(self) -> Evaluation:
+        assert self._evaluation is not None, "Lightning calls setup() before any step"
+        return self._evaluation
 
     # Checkpoints
 
@@ -279,19 +265,9 @@ class FineTuner(LightningModule):
 
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint[KEY] = {
-            "scheme": self.scheme,
-            "dtype": self.dtype_name,
-            "strategy": type(self.strategy).__name__,
-            "seed": self.run_seed,
-            "forward_passes": self.forward_passes,
-            "recipe": None if self._recipe is None else self._recipe.state_dict(),
-            "strategy_state": self.strategy.state_dict(),
-        }
+        checkpoint[KEY] = make_record(self, self._recipe)
         if self.scheme != "full":
-            trainable = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
-            state = checkpoint["state_dict"]
-            checkpoint["state_dict"] = {name: value for name, value in state.items() if name in trainable}
+            drop_frozen(checkpoint["state_dict"], self)
 
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -308,25 +284,7 @@ class FineTuner(LightningModule):
         if saved["seed"] != self.run_seed:
             rank_zero_info(f"The run goes on with the seed that it began with, {saved['seed']}")
             self.seed = saved["seed"]
-            self.task.connect(self.tokenizer(), max_positions(load_config(self.backbone)), seed=self.run_seed)
+            self.task.order_seed = self.run_seed
         self._resumed = saved["recipe"]
         self.forward_passes = saved["forward_passes"]
         self.strategy.load_state_dict(saved["strategy_state"])
-
-    @property
-    def validation_metrics(self) -> tuple[str, ...]:
-        """The names of what each validation logs, known once `setup` has met the task."""
-        return ("val/loss", *(f"val/{name}" for name in self._metrics))
-
-    def best_checkpoint(self) -> ModelCheckpoint | None:
-        """Return the Trainer's callback that keeps the best weights by a metric, or None."""
-        callbacks: list[Checkpoint] = self.trainer.checkpoint_callbacks
-        kept = (c for c in callbacks if isinstance(c, ModelCheckpoint) and c.monitor is not None)
-        return next(kept, None)
-
-    def _restore_best(self) -> None:
-        best = self.best_checkpoint()
-        if best is None or not best.best_model_path:
-            return
-        state = torch.load(best.best_model_path, map_location="cpu", weights_only=True)["state_dict"]
-        self.load_state_dict(state, strict=self.strict_loading)

@@ -2,22 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import copy
+import math
+from collections.abc import Callable, Mapping
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from zolightning.perturbation.noise import Stream, gaussian, parameter_words
+from zolightning.perturbation.noise import Stream, parameter_words
+from zolightning.perturbation.options import Distribution
+from zolightning.perturbation.ranges import Kind, range_of
+
+Model = TypeVar("Model", bound=nn.Module)
 
 
-def direction(model: nn.Module, seed: int, step: int, query: int) -> dict[str, Tensor]:
-    """Return a direction for every trainable parameter by name."""
+def direction(
+    model: nn.Module, seed: int, step: int, query: int, distribution: Distribution = "gaussian"
+) -> dict[str, Tensor]:
+    """Return a direction for every trainable parameter by name, in the dtype of its arithmetic."""
     words = parameter_words(name for name, _ in model.named_parameters())
-    return {
-        name: gaussian(Stream(seed, words[name], step, query), 0, p.numel()).view(p.shape).to(p.dtype)
+    kind: Kind = "signs" if distribution == "rademacher" else "gaussian"
+    z = {
+        name: range_of(kind, Stream(seed, words[name], step, query), 0, p.numel())
+        .view(p.shape)
+        .to(torch.promote_types(p.dtype, torch.float32))
         for name, p in model.named_parameters()
         if p.requires_grad
     }
+    if distribution == "sphere":
+        whole = torch.cat([part.flatten().double() for part in z.values()])
+        radius = math.sqrt(whole.numel()) / float(whole.norm())
+        z = {name: part * radius for name, part in z.items()}
+    return z
+
+
+@torch.no_grad()
+def materialised(model: Model, z: Mapping[str, Tensor], scale: float) -> Model:
+    """Return a copy of a model whose weights are theta + scale z, each rounded once."""
+    moved = copy.deepcopy(model)
+    for name, parameter in moved.named_parameters():
+        if name in z:
+            parameter.copy_(parameter.to(z[name].dtype) + scale * z[name])
+    return moved
 
 
 @torch.no_grad()
@@ -30,6 +57,7 @@ def spsa_step(
     lr: float,
     eps: float,
     num_queries: int = 1,
+    distribution: Distribution = "gaussian",
     weight_decay: float = 0.0,
     masks: dict[str, Tensor] | None = None,
 ) -> float:
@@ -41,7 +69,7 @@ def spsa_step(
     estimate = {name: torch.zeros_like(p) for name, p in parameters.items()}
     losses = []
     for query in range(num_queries):
-        z = direction(model, seed, step, query)
+        z = direction(model, seed, step, query, distribution)
         sides = []
         for sign in (1, -1):
             for name, p in parameters.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager
 from dataclasses import astuple, replace
 from typing import Any
@@ -18,16 +19,17 @@ from zolightning.optim.groups import decay_groups
 from zolightning.optim.guard import SkipGuard
 from zolightning.optim.sparsity import Sparsity
 from zolightning.perturbation.engine import Engine
-from zolightning.perturbation.kernels import Rounding
 from zolightning.perturbation.noise import LAYOUT_VERSION, Lane, Stream
+from zolightning.perturbation.options import DEFAULT, EngineOptions
 from zolightning.perturbation.phases import phase
+from zolightning.perturbation.self_check import self_check
 
 log = logging.getLogger(__name__)
 
 _THRESHOLDS = ("threshold", "cut")
 
 
-class ZerothOrderOptimizer(Optimizer):
+class ZerothOrderOptimizer(Optimizer, ABC):
     """Base of optimizers that see a model through its losses alone.
 
     A subclass overrides `update`, and `estimate` if its projected gradients are not two-sided. The step counter and the
@@ -42,11 +44,11 @@ class ZerothOrderOptimizer(Optimizer):
         weight_decay: decoupled weight decay; parameters of one dimension (biases, norms) are exempt.
         seed: the run's seed, 64 bits: with the step and the parameters' names it determines every direction.
         sparsity: which weights are perturbed and updated; None for all.
-        rounding: how updates of half-precision weights are rounded; see `zolightning.perturbation.rounding`.
-        compiled: whether to compile the kernels; None compiles for models of a million trainable weights or more.
+        engine: how directions are drawn, weights probed and updates rounded.
 
     Raises:
-        ConfigurationError: if no parameter is trainable, or a number is out of its range.
+        ConfigurationError: if no parameter is trainable, a number is out of its range, or in-place probes are asked of
+            a mask that goes by magnitude, which moves with the weights.
     """
 
     def __init__(
@@ -59,20 +61,25 @@ class ZerothOrderOptimizer(Optimizer):
         weight_decay: float = 0.0,
         seed: int = 0,
         sparsity: Sparsity | None = None,
-        rounding: Rounding = "stochastic",
-        compiled: bool | None = None,
+        engine: EngineOptions = DEFAULT,
     ) -> None:
         check_hyperparameters(lr=lr, eps=eps, num_queries=num_queries, weight_decay=weight_decay)
+        if engine.probe == "in_place" and sparsity is not None and sparsity.score != "random":
+            raise ConfigurationError(
+                "engine.probe: in_place moves the weights that a mask by magnitude is made from, so that probe and "
+                "update would differ: use engine.probe: in_forward, or mask: random"
+            )
         super().__init__(decay_groups(model.parameters(), weight_decay), {"lr": lr, "eps": eps})
         for group in self.param_groups:
             group.update(step=0, seed=seed, layout=LAYOUT_VERSION)
         self.param_groups[0]["sparsity"] = None if sparsity is None else list(astuple(sparsity))
         self.num_queries = num_queries
-        self.rounding: Rounding = rounding
         self.guard = SkipGuard(self)
         self.sparsity = sparsity
         self.last: Estimate | None = None
-        self.engine = Engine(model, compiled)
+        self.engine = Engine(model, engine)
+        self._model = model
+        self._checked = False
         for parameter in self.engine.parameters.values():
             self.state[parameter]["step"] = torch.zeros((), dtype=torch.int64)
         self._select()
@@ -100,38 +107,54 @@ class ZerothOrderOptimizer(Optimizer):
 
         Args:
             closure: returns the loss [] of the step's batch; called without gradients at perturbed weights, always with
-                the same data.
+                the same data; once more before the first step, if `check` has not been called.
 
         Returns:
             The loss at the unperturbed weights, estimated as the mean over the probes [], on its device.
 
         Raises:
-            ConfigurationError: if no closure is given, or, at the first step, the closure's forwards have not used some
-                trainable parameter through its module.
+            ConfigurationError: if no closure is given, or, at the first step, as `check`.
         """
         if closure is None:
             raise ConfigurationError(
                 "a zeroth-order step needs a closure that returns the loss: optimizer.step(closure)"
             )
-        self.engine.forget()
-        with phase("probe"):
-            estimate = self.estimate(closure)
-        self.engine.check_visits()
-        self.guard.watch(estimate.finite)
-        with phase("update"):
-            self.update(estimate)
+        if not self._checked:
+            self.check(closure)
+        self.engine.begin_step()
+        try:
+            with phase("probe"):
+                estimate = self.estimate(closure)
+            self.guard.watch(estimate.finite)
+            with phase("update"):
+                self.update(estimate)
+        finally:
+            self.engine.restore()
         for group in self.param_groups:
             group["step"] += 1
         self.last = estimate
         return estimate.loss
 
+    @torch.no_grad()
+    def check(self, closure: Closure) -> None:
+        """Check with one probe that perturbation in the forward suits the model; see `self_check`.
+
+        Args:
+            closure: returns the loss [] of any batch, best a small one.
+
+        Raises:
+            ConfigurationError: naming the parameters that no module used, or the modules that read others' weights.
+        """
+        self_check(self.engine, self._model, closure, self.place(0), self.eps)
+        self._checked = True
+
     def estimate(self, closure: Closure) -> Estimate:
         """Return the step's projected gradients."""
         return two_sided(self.probe, closure, self.eps, self.num_queries)
 
+    @abstractmethod
     def update(self, estimate: Estimate) -> None:
         """Move the weights; where `estimate.finite` is false nothing may change."""
-        raise NotImplementedError
 
     def probe(self, query: int, scale: float) -> AbstractContextManager[None]:
         """Let the forwards within the context see theta + scale z_query; theta itself does not move."""
@@ -156,7 +179,7 @@ class ZerothOrderOptimizer(Optimizer):
             )
         recipe = self.param_groups[0]["sparsity"]
         super().load_state_dict(state_dict)
-        self.engine.forget()
+        self.engine.begin_step()
         if self.param_groups[0]["sparsity"] != recipe:
             log.warning("The mask %s of the checkpoint is replaced by %s", self.param_groups[0]["sparsity"], recipe)
             self.param_groups[0]["sparsity"] = recipe

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from typing_extensions import override
 
 from zolightning.optim.estimators import Estimate
@@ -11,7 +10,7 @@ from zolightning.perturbation.engine import Step
 
 
 class ZerothOrderSGD(ZerothOrderOptimizer):
-    r"""theta <- theta - lr ((1/q) sum_i g_i z_i + weight_decay theta), on the selected weights.
+    """theta <- theta - lr ((1/q) sum_i g_i z_i + weight_decay theta), on the selected weights.
 
     MeZO (Malladi et al., arXiv 2305.17333, algorithm 1; ZO-SGD in ZO-Bench, arXiv 2402.11592); with `sparsity`,
     Sparse-MeZO (Liu et al., arXiv 2402.15751, algorithm 1), whose mask is made anew from the weights as they are, and
@@ -26,10 +25,9 @@ class ZerothOrderSGD(ZerothOrderOptimizer):
         steps: dict[tuple[float, float], Step] = {}
         for group in self.param_groups:
             lr, decay = group["lr"], group["weight_decay"]
-            steps[lr, decay] = Step(torch.where(estimate.finite, lr * shares, 0.0), alive * (lr * decay))
+            steps[lr, decay] = Step(lr * shares, alive * (lr * decay) if decay else None)
         of = {name: groups[id(parameter)] for name, parameter in self.engine.parameters.items()}
         self.engine.update(
             [self.place(query) for query in range(self.num_queries)],
             {name: steps[group["lr"], group["weight_decay"]] for name, group in of.items()},
-            self.rounding,
         )

@@ -7,14 +7,16 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from zolightning.perturbation.noise import TILE, Stream, gaussian_tiles, raw_tiles
+from zolightning.perturbation.compiler import Compiler
+from zolightning.perturbation.noise import Stream, unit, units
+from zolightning.perturbation.ranges import BITS, Kind, in_order, made
 
 # Elements in all: 4 MiB of float32, which no model notices and which stays in cache on its way.
 LIMIT = 1 << 20
 
 
 class Bundle:
-    """Lays small parameters one after another, each from a tile of its own, and makes their noise together.
+    """Lays small parameters one after another and makes their noise together.
 
     The numbers are those that each parameter's own stream gives.
 
@@ -22,36 +24,50 @@ class Bundle:
         sizes: the number of elements of each parameter by name; the smallest are taken until `LIMIT` is reached.
         words: each parameter's counter word.
         device: where the parameters are.
+        compiler: runs the generator compiled or eager.
     """
 
-    def __init__(self, sizes: Mapping[str, int], words: Mapping[str, int], device: torch.device) -> None:
-        self._places: dict[str, slice] = {}
-        first_blocks, parameters, used = [], [], 0
+    def __init__(
+        self, sizes: Mapping[str, int], words: Mapping[str, int], device: torch.device, compiler: Compiler
+    ) -> None:
+        self._sizes: dict[str, int] = {}
+        self._words = words
+        self._device = device
+        self._compiler = compiler
+        self._layouts: dict[int, _Layout] = {}
+        used = 0
         for name, size in sorted(sizes.items(), key=lambda item: (item[1], item[0])):
-            tiles = -(-size // TILE)
-            if used + tiles * TILE > LIMIT:
+            used += size
+            if used > LIMIT:
                 break
-            self._places[name] = slice(used, used + size)
-            first_blocks.append(torch.arange(tiles) * (TILE // 4))
-            parameters.append(torch.full((tiles,), words[name], dtype=torch.int64))
-            used += tiles * TILE
-        if used:
-            first = torch.cat(first_blocks).to(device).unsqueeze(1)
-            self._blocks = first + torch.arange(TILE // 4, device=device)
-            self._parameters = torch.cat(parameters).to(device).unsqueeze(1)
+            self._sizes[name] = size
 
     def __contains__(self, name: str) -> bool:
-        return name in self._places
+        return name in self._sizes
 
-    def __bool__(self) -> bool:
-        return bool(self._places)
+    def noise(self, kind: Kind, stream: Stream) -> dict[str, Tensor]:
+        """Return every small parameter's noise [n] by name; the stream's parameter word is not read."""
+        if not self._sizes:
+            return {}
+        bits = BITS[kind]
+        if bits not in self._layouts:
+            self._layouts[bits] = _Layout(self._sizes, self._words, bits, self._device)
+        layout = self._layouts[bits]
+        values = in_order(kind, made(kind, stream, layout.numbers, layout.parameters, self._compiler))
+        return {name: values[place] for name, place in layout.places.items()}
 
-    def gaussian(self, stream: Stream) -> dict[str, Tensor]:
-        """Return every small parameter's direction, float32 [n] by name; the stream's parameter word is not read."""
-        noise = gaussian_tiles(self._blocks, self._parameters, stream.words(self._blocks.device))
-        return {name: noise[place] for name, place in self._places.items()}
 
-    def raw(self, stream: Stream) -> dict[str, Tensor]:
-        """Return every small parameter's random words, int64 [n] by name; the stream's parameter word is not read."""
-        noise = raw_tiles(self._blocks, self._parameters, stream.words(self._blocks.device))
-        return {name: noise[place] for name, place in self._places.items()}
+class _Layout:
+    """Where each parameter lies when fields have so many bits: in units of its own."""
+
+    def __init__(self, sizes: Mapping[str, int], words: Mapping[str, int], bits: int, device: torch.device) -> None:
+        self.places: dict[str, slice] = {}
+        numbers, parameters, start = [], [], 0
+        for name, size in sizes.items():
+            count = units(size, bits)
+            self.places[name] = slice(start, start + size)
+            numbers.append(torch.arange(count))
+            parameters.append(torch.full((count, 1), words[name], dtype=torch.int64))
+            start += count * unit(bits)
+        self.numbers = torch.cat(numbers).to(device)
+        self.parameters = torch.cat(parameters).to(device)

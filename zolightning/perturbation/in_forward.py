@@ -1,54 +1,40 @@
 """Weights that are perturbed only inside the forward of the module that uses them.
 
 The weights themselves never move, so nothing drifts, a mask can be made from them at every probe, and a sharded weight
-is seen gathered. Between a module's pre-forward and forward hook its parameter is a perturbed copy in a reused scratch
-buffer; the hooks exist for the length of one probe.
+is seen gathered. Between a module's pre-forward and forward hook its parameter is a stand-in that makes the perturbed
+weight for the operation that asks for it; the hooks exist for the length of one probe.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Any, Protocol
 
+import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from zolightning.perturbation.lazy import LazyWeight
+
+Attributes = tuple[tuple[str, str], ...]
 
 
-class Perturb(Protocol):
-    """Writes a perturbed weight: `perturb(name, weight [n], out [n])`, both flat."""
+class StandIn(Protocol):
+    """Gives what a module sees in a parameter's place: `stand_in(name, weight)`."""
 
-    def __call__(self, name: str, weight: Tensor, out: Tensor) -> None:
-        """Fill `out` from `weight`."""
+    def __call__(self, name: str, weight: Tensor) -> Tensor:
+        """Return the stand-in of a weight."""
 
 
-class Scratch:
-    """Reused buffers for perturbed weights, taken and released in the order of a stack.
+class Scope(Protocol):
+    """Is told when a module's forward begins to use weights and when it is done with them."""
 
-    Modules nest, so several weights can be in use at once; the n-th in use always gets the n-th buffer.
-    """
+    def enter(self) -> None:
+        """Called before the first stand-in of a module is made."""
 
-    def __init__(self) -> None:
-        self._buffers: list[Tensor] = []
-        self._used = 0
-
-    def take(self, like: Tensor) -> Tensor:
-        """Return a flat buffer with as many elements as `like`, on its device, in its dtype."""
-        if self._used == len(self._buffers):
-            self._buffers.append(like.new_empty(0))
-        buffer = self._buffers[self._used]
-        if buffer.numel() < like.numel() or buffer.dtype != like.dtype or buffer.device != like.device:
-            buffer = self._buffers[self._used] = like.new_empty(like.numel())
-        self._used += 1
-        return buffer[: like.numel()]
-
-    def release(self, count: int) -> None:
-        """Give back the last `count` buffers taken."""
-        self._used -= count
-
-    @property
-    def nbytes(self) -> int:
-        """The memory that the buffers hold, in bytes."""
-        return sum(buffer.numel() * buffer.element_size() for buffer in self._buffers)
+    def leave(self, output: Any) -> Any:
+        """Called when the module has its parameters back; returns its output, fit to outlive the forward."""
 
 
 class InForward:
@@ -60,8 +46,9 @@ class InForward:
     """
 
     def __init__(self, model: nn.Module, names: Mapping[nn.Parameter, str]) -> None:
-        self._scratch = Scratch()
-        self._modules: list[tuple[nn.Module, tuple[tuple[str, str], ...]]] = []
+        self._hidden: dict[str, Tensor] = {}
+        self._parameters = {name: parameter for parameter, name in names.items()}
+        self._modules: list[tuple[nn.Module, Attributes]] = []
         for module in model.modules():
             own = module.named_parameters(recurse=False, remove_duplicate=False)
             attributes = tuple((attribute, names[parameter]) for attribute, parameter in own if parameter in names)
@@ -69,12 +56,12 @@ class InForward:
                 self._modules.append((module, attributes))
 
     @contextmanager
-    def perturbed(self, perturb: Perturb) -> Iterator[None]:
-        """Let every forward within see the weights as `perturb` writes them."""
+    def perturbed(self, stand_in: StandIn, scope: Scope) -> Iterator[None]:
+        """Let every forward within see stand-ins for the weights."""
         handles = []
         try:
             for module, attributes in self._modules:
-                swap = _Swap(attributes, perturb, self._scratch)
+                swap = _Swap(attributes, self._hidden, stand_in, scope)
                 handles.append(module.register_forward_pre_hook(swap.before))
                 handles.append(module.register_forward_hook(swap.after, always_call=True))
             yield
@@ -82,31 +69,52 @@ class InForward:
             for handle in handles:
                 handle.remove()
 
+    @contextmanager
+    def hidden(self) -> Iterator[None]:
+        """Let whoever reads a weight elsewhere than through its module find nothing but NaN; stand-ins are not touched.
+
+        A single NaN is spread over the weight's shape, so that this takes no memory.
+        """
+        for name, parameter in self._parameters.items():
+            self._hidden[name] = parameter.data
+            parameter.data = torch.full((), float("nan"), dtype=parameter.dtype, device=parameter.device).expand(
+                parameter.shape
+            )
+        try:
+            yield
+        finally:
+            for name, parameter in self._parameters.items():
+                parameter.data = self._hidden.pop(name)
+
 
 class _Swap:
-    """Puts perturbed parameters into one module for the length of its forward."""
+    """Puts stand-ins into one module for the length of its forward."""
 
-    def __init__(self, attributes: tuple[tuple[str, str], ...], perturb: Perturb, scratch: Scratch) -> None:
+    def __init__(self, attributes: Attributes, hidden: Mapping[str, Tensor], stand_in: StandIn, scope: Scope) -> None:
         self._attributes = attributes
-        self._perturb = perturb
-        self._scratch = scratch
+        self._hidden = hidden
+        self._stand_in = stand_in
+        self._scope = scope
         self._kept: list[list[nn.Parameter]] = []
 
     def before(self, module: nn.Module, _inputs: object) -> None:
         kept: list[nn.Parameter] = []
         self._kept.append(kept)
+        self._scope.enter()
+        # A module's parameters may be tensors of any kind, for all that its annotations say.
+        parameters: dict[str, Any] = module._parameters
         for attribute, name in self._attributes:
-            parameter = module._parameters[attribute]
-            assert parameter is not None
-            flat = parameter.detach().reshape(-1)
-            buffer = self._scratch.take(flat)
+            parameter = parameters[attribute]
             kept.append(parameter)
-            self._perturb(name, flat, buffer)
-            module._parameters[attribute] = nn.Parameter(buffer.view(parameter.shape), requires_grad=False)
+            parameters[attribute] = self._stand_in(name, self._hidden.get(name, parameter.detach()))
 
-    def after(self, module: nn.Module, _inputs: object, _output: object) -> None:
+    def after(self, module: nn.Module, _inputs: object, output: Any) -> Any:
         # Runs after an exception too, whichever hook raised it: put back what was taken, and no more.
-        kept = self._kept.pop() if self._kept else []
+        if not self._kept:
+            return output
+        kept = self._kept.pop()
         for (attribute, _), parameter in zip(self._attributes, kept, strict=False):
             module._parameters[attribute] = parameter
-        self._scratch.release(len(kept))
+        if any(isinstance(leaf, LazyWeight) for leaf in pytree.tree_leaves(output)):
+            output = pytree.tree_map_only(LazyWeight, lambda lazy: lazy.source.whole(), output)
+        return self._scope.leave(output)

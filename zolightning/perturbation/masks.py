@@ -13,7 +13,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from zolightning.perturbation.noise import Stream, stream_raw
+from zolightning.perturbation.compiler import Compiler
+from zolightning.perturbation.noise import Stream
+from zolightning.perturbation.ranges import noise_at, range_of
 
 Score = Literal["magnitude", "large", "random"]
 
@@ -47,34 +49,50 @@ class Selection:
     stream: Stream
 
 
-def keys(score: Score, weight: Tensor, words: Tensor) -> Tensor:
-    """Return each element's integer key, int64 [n]; a smaller key is selected first.
+def keys(score: Score, weight: Tensor, random: Tensor | None) -> Tensor:
+    """Return each element's integer key, of the weight's shape; a smaller key is selected first.
 
     The bits of a non-negative float, read as an integer, are ordered as the floats are: comparing them is exact.
 
     Args:
         score: `magnitude` selects small weights first, `large` large ones, `random` by a random word.
-        weight: float [n].
-        words: the place in the mask lane's stream, int64 [6]; read by `random` alone.
+        weight: float, of any shape.
+        random: random words of the weight's shape, int64, for `random`.
     """
     if score == "random":
-        return stream_raw(words, weight.numel())
+        assert random is not None
+        return random
     integer, bits = _INTEGER[weight.dtype]
-    magnitude = weight.abs().view(integer).to(torch.int64)
+    magnitude = weight.abs().view(integer)
+    # What fits is compared as int32, which takes half the instructions.
+    magnitude = magnitude if bits == 63 else magnitude.to(torch.int32)
     return magnitude if score == "magnitude" else (2**bits - 1) - magnitude
+
+
+def selected(key: Tensor, index: Tensor, threshold: Tensor, cut: Tensor) -> Tensor:
+    """Return the mask, bool, of elements with the given keys and indices."""
+    return (key < threshold) | ((key == threshold) & (index <= cut))
+
+
+def mask_at(selection: Selection, weight: Tensor, starts: Tensor, compiler: Compiler) -> Tensor:
+    """Return the mask of some elements of a weight, bool [rows, width].
+
+    Args:
+        selection: which elements are selected.
+        weight: the elements, float [rows, width].
+        starts: the index of each row's first element, int64 [rows].
+        compiler: runs the generator compiled or eager.
+    """
+    width = weight.size(1)
+    random = noise_at("keys", selection.stream, starts, width, compiler) if selection.score == "random" else None
+    index = starts.unsqueeze(1) + torch.arange(width, device=weight.device)
+    return selected(keys(selection.score, weight, random), index, selection.threshold, selection.cut)
 
 
 def mask_of(selection: Selection, weight: Tensor) -> Tensor:
     """Return the mask of a whole flat weight, bool [n]."""
-    words = selection.stream.words(weight.device)
-    first = torch.zeros((), dtype=torch.int64, device=weight.device)
-    return selected(keys(selection.score, weight, words), first, selection.threshold, selection.cut)
-
-
-def selected(key: Tensor, first_element: Tensor, threshold: Tensor, cut: Tensor) -> Tensor:
-    """Return the mask, bool [n], of elements whose indices start at `first_element`."""
-    index = torch.arange(key.numel(), device=key.device) + first_element
-    return (key < threshold) | ((key == threshold) & (index <= cut))
+    first = torch.zeros(1, dtype=torch.int64, device=weight.device)
+    return mask_at(selection, weight.unsqueeze(0), first, Compiler(False, 0))[0]
 
 
 def select_smallest(score: Score, weight: Tensor, count: int, stream: Stream) -> Selection:
@@ -94,7 +112,9 @@ def select_smallest(score: Score, weight: Tensor, count: int, stream: Stream) ->
 
     def chunks() -> Iterator[Tensor]:
         for start in range(0, weight.numel(), _CHUNK):
-            yield keys(score, weight[start : start + _CHUNK], stream.words(weight.device, start))
+            part = weight[start : start + _CHUNK]
+            random = range_of("keys", stream, start, start + part.numel(), weight.device) if score == "random" else None
+            yield keys(score, part, random).to(torch.int64)
 
     bits = 32 if score == "random" else _INTEGER[weight.dtype][1]
     threshold, ties = _kth_smallest(chunks, count, bits)
@@ -107,7 +127,7 @@ def ranks_by_zero(selection: Selection, weight: Tensor) -> bool:
     """Return whether a selection by magnitude ends at a magnitude of zero."""
     if selection.score == "random":
         return False
-    zero = keys(selection.score, torch.zeros(1, dtype=weight.dtype), torch.empty(0))
+    zero = keys(selection.score, torch.zeros(1, dtype=weight.dtype), None)
     return int(selection.threshold) == int(zero)
 
 

@@ -1,29 +1,33 @@
-"""Directions as functions: z[i] = N(seed, step, query, parameter name, i), never stored, the same wherever it is made.
+"""Random words as functions: of the seed, the parameter's name, the step, the query and the element, never stored.
 
-Layout (version 1). Philox's key is the 64-bit run seed. Its counter words are: the block of the element index; a
-32-bit hash of the parameter's fully qualified name; the step; the query (24 bits) and the lane (8 bits). A counter
-yields four words. Elements come in tiles of 64 = 4 words x 16 counters: element i lies in tile i // 64, and within it
-is word (i % 64) // 16 of counter i % 16. Sixteen neighbours thus share one instruction on a vector machine, and any
-slice of any parameter can still be made on its own.
+Layout (version 2). Philox's key is the 64-bit run seed. Its counter words are: the block; a 32-bit hash of the
+parameter's fully qualified name; the step; the query (24 bits) and the lane (8 bits). A counter yields four words of 32
+bits, and a word is cut into fields: one field of 32 bits for a normal number or a mask's random key, two of 16 bits for
+rounding, 32 of one bit for signs. With k fields a word, elements come in units of 64 k = k fields x 4 words x 16
+counters: element i lies in unit i // (64 k), and within it, at place p = i % (64 k), is field p // 64 of word
+(p % 64) // 16 of counter p % 16. Sixteen neighbours thus share one instruction on a vector machine, a call of the
+generator serves 4 k elements, and any slice of any parameter can be made on its own.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from zolightning.perturbation.philox import Words, philox4x32
+from zolightning.perturbation.philox import LOW, ROUNDS, Words, philox4x32, round_keys
 
-LAYOUT_VERSION = 1
+LAYOUT_VERSION = 2
 TILE = 64
 _COUNTERS = 16
-_LOW = 0xFFFFFFFF
+_WORD_BITS = 32
 
 
 class Lane(IntEnum):
@@ -52,25 +56,21 @@ class Stream:
     query: int = 0
     lane: Lane = Lane.DIRECTION
 
-    def words(self, device: torch.device, first_element: int = 0) -> Tensor:
-        """Return the stream's place as an int64 tensor [6]: first block, parameter, step, lane, key low, key high.
 
-        Raises:
-            ValueError: if `first_element` is no multiple of the tile.
-        """
-        if first_element % TILE:
-            raise ValueError(f"first_element must be a multiple of {TILE}, got {first_element}")
-        values = (
-            first_element // 4,
-            self.parameter,
-            self.step & _LOW,
-            ((self.query << 8) | self.lane) & _LOW,
-            self.seed & _LOW,
-            (self.seed >> 32) & _LOW,
-        )
-        # Pinned memory lets the copy to an accelerator run without waiting for it.
-        host = torch.tensor(values, dtype=torch.int64, pin_memory=device.type == "cuda")
-        return host.to(device, non_blocking=True)
+class Counters(NamedTuple):
+    """Where words are made, as a kernel takes it.
+
+    Attributes:
+        blocks: the first counter's block of each unit, int64 [units].
+        lanes: the numbers 0 to 15, int64 [16].
+        parameter: the parameter's word, int64 [], or one for each unit [units, 1].
+        place: step, query with lane, and the round keys of either key word, int64 [22].
+    """
+
+    blocks: Tensor
+    lanes: Tensor
+    parameter: Tensor
+    place: Tensor
 
 
 def parameter_words(names: Iterable[str]) -> dict[str, int]:
@@ -96,75 +96,129 @@ def _hash32(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=4).digest(), "little")
 
 
-def blocks(words: Tensor, tiles: int) -> Tensor:
-    """Return the block words of `tiles` tiles from the place that `words` [6] names, int64 [tiles, 16]."""
-    return torch.arange(tiles * _COUNTERS, dtype=torch.int64, device=words.device).view(tiles, _COUNTERS) + words[0]
+def units(elements: int, bits: int) -> int:
+    """Return how many units of counters serve so many elements with a field of `bits` bits each."""
+    return -(-elements // unit(bits))
 
 
-def random_words(block: Tensor, parameter: Tensor, words: Tensor) -> Words:
-    """Make random words at counters.
-
-    Args:
-        block: block words, int64 [tiles, 16].
-        parameter: parameter words, int64 [] or [tiles, 1].
-        words: a stream's place, int64 [6]; its step, lane and key are read.
-
-    Returns:
-        Four int64 tensors [tiles, 16]; word j of the four holds elements 16 j to 16 j + 15 of each tile.
-    """
-    return philox4x32((block, parameter, words[2], words[3]), (words[4], words[5]))
+def unit(bits: int) -> int:
+    """Return how many elements one unit of counters serves."""
+    return TILE * (_WORD_BITS // bits)
 
 
-def raw_tiles(block: Tensor, parameter: Tensor, words: Tensor) -> Tensor:
-    """Return random 32-bit words in element order, int64 [tiles * 64]; arguments as `random_words`."""
-    return torch.stack(random_words(block, parameter, words), dim=1).reshape(-1)
+def counters(stream: Stream, device: torch.device, count: int, first_unit: int = 0) -> Counters:
+    """Return the counters of `count` successive units of a stream."""
+    blocks = _first_blocks(device)
+    if count > blocks.numel():
+        blocks = torch.arange(count, device=device) * _COUNTERS
+    blocks = blocks[:count] + first_unit * _COUNTERS
+    return Counters(blocks, lanes(device), parameter_on(stream.parameter, device), place_on(stream, device))
 
 
-def gaussian_tiles(block: Tensor, parameter: Tensor, words: Tensor) -> Tensor:
-    """Return standard normal numbers in element order, float32 [tiles * 64]; arguments as `random_words`.
+def counters_at(stream: Stream, unit_numbers: Tensor, parameters: Tensor | None = None) -> Counters:
+    """Return the counters of given units, int64 [units]; `parameters` [units, 1] replaces the stream's parameter."""
+    device = unit_numbers.device
+    if parameters is None:
+        # Spelled out, so that one compiled kernel serves both cases.
+        parameters = parameter_on(stream.parameter, device).expand(unit_numbers.numel(), 1).contiguous()
+    return Counters(unit_numbers * _COUNTERS, lanes(device), parameters, place_on(stream, device))
+
+
+def place_on(stream: Stream, device: torch.device) -> Tensor:
+    """Return a stream's place without its parameter, int64 [22]: step, query with lane, round keys."""
+    return _place(stream.seed, stream.step & LOW, ((stream.query << 8) | stream.lane) & LOW, device)
+
+
+@functools.lru_cache(maxsize=64)
+def _place(seed: int, step: int, lane: int, device: torch.device) -> Tensor:
+    low, high = round_keys(seed)
+    # Pinned memory lets the copy to an accelerator run without waiting for it.
+    host = torch.tensor([step, lane, *low, *high], dtype=torch.int64, pin_memory=device.type == "cuda")
+    return host.to(device, non_blocking=True)
+
+
+@functools.lru_cache(maxsize=1 << 16)
+def parameter_on(word: int, device: torch.device) -> Tensor:
+    """Return a parameter's word on a device, int64 []; made once for each."""
+    return torch.tensor(word, dtype=torch.int64).to(device)
+
+
+@functools.cache
+def lanes(device: torch.device) -> Tensor:
+    """Return the numbers 0 to 15 on a device, int64 [16]."""
+    return torch.arange(_COUNTERS, device=device)
+
+
+@functools.cache
+def _first_blocks(device: torch.device) -> Tensor:
+    return torch.arange(1 << 14, device=device) * _COUNTERS
+
+
+def word_planes(where: Counters) -> Words:
+    """Make the four random words of every counter, each int64 [units, 16]."""
+    block = where.blocks.unsqueeze(1) + where.lanes
+    step, lane, *keys = where.place.unbind()
+    return philox4x32((block, where.parameter, step, lane), keys[:ROUNDS], keys[ROUNDS:])
+
+
+def gaussian_planes(where: Counters) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Make four standard normal numbers of every counter, each float32 [units, 16].
 
     Box and Muller: z = sqrt(-2 ln u) (cos, sin)(2 pi v), with u in (0, 1] so that the logarithm is finite.
     """
-    a, b, c, d = (_uniform(word) for word in random_words(block, parameter, words))
+    a, b, c, d = ((word.to(torch.float32) + 0.5) * 2.0**-32 for word in word_planes(where))
     radius_0, radius_1 = torch.sqrt(-2.0 * torch.log(a)), torch.sqrt(-2.0 * torch.log(c))
     angle_0, angle_1 = (2.0 * math.pi) * b, (2.0 * math.pi) * d
-    parts = (
+    return (
         radius_0 * torch.cos(angle_0),
         radius_0 * torch.sin(angle_0),
         radius_1 * torch.cos(angle_1),
         radius_1 * torch.sin(angle_1),
     )
-    return torch.stack(parts, dim=1).reshape(-1)
 
 
-def _uniform(word: Tensor) -> Tensor:
-    return (word.to(torch.float32) + 0.5) * 2.0**-32
+def field_plane(words: Tensor, number: int, bits: int, tiles: int) -> Tensor:
+    """Cut one of four words of every counter into fields, in the order of the elements.
 
+    Args:
+        words: int32 [units, 4, 16].
+        number: which of the four words.
+        bits: of a field.
+        tiles: how many tiles of 64 elements there are.
 
-def stream_gaussian(words: Tensor, count: int) -> Tensor:
-    """Return the first `count` normal numbers from the place that `words` [6] names, float32 [count]."""
-    return _first(gaussian_tiles(blocks(words, -(-count // TILE)), words[1], words), count)
-
-
-def stream_raw(words: Tensor, count: int) -> Tensor:
-    """Return the first `count` random 32-bit words from the place that `words` [6] names, int64 [count]."""
-    return _first(raw_tiles(blocks(words, -(-count // TILE)), words[1], words), count)
-
-
-def _first(noise: Tensor, count: int) -> Tensor:
-    # A branch of its own, since an uncut loop is the common case and compiles to better code.
-    return noise if noise.numel() == count else noise[:count]
-
-
-def gaussian(stream: Stream, start: int, stop: int, device: torch.device | None = None) -> Tensor:
-    """Return elements `start` to `stop` of a stream's direction, float32 [stop - start].
-
-    Example:
-        >>> stream = Stream(seed=0, parameter=7, step=3)
-        >>> whole = gaussian(stream, 0, 200)
-        >>> torch.equal(whole[70:130], gaussian(stream, 70, 130))
-        True
+    Returns:
+        Fields, int32 [tiles, 16]: those of elements 16 number to 16 number + 15 of each tile.
     """
-    first = start // TILE * TILE
-    place = stream.words(device or torch.device("cpu"), first)
-    return stream_gaussian(place, stop - first)[start - first :]
+    shifts = torch.arange(0, _WORD_BITS, bits, dtype=torch.int32, device=words.device).unsqueeze(1)
+    cut: Tensor = (words[:, number].unsqueeze(1) >> shifts) & (2**bits - 1)
+    return cut.reshape(-1, _COUNTERS)[:tiles]
+
+
+def fields(words: Tensor, bits: int) -> Tensor:
+    """Cut all words into fields in the order of the elements, int32 [units * 64 * fields a word], from [units, 4, 16].
+
+    Fields of 32 bits come as signed numbers.
+    """
+    if bits == _WORD_BITS:
+        return words.reshape(-1)
+    shifts = torch.arange(0, _WORD_BITS, bits, dtype=torch.int32, device=words.device).view(-1, 1, 1)
+    cut: Tensor = (words.unsqueeze(1) >> shifts) & (2**bits - 1)
+    return cut.reshape(-1)
+
+
+def draw(outs: Sequence[Tensor], where: Counters) -> None:
+    """Write every counter's four words into as many tensors, int32 [units, 16]."""
+    for out, word in zip(outs, word_planes(where), strict=True):
+        # To the signed number of the same bits.
+        out.copy_((word ^ 0x80000000) - 0x80000000)
+
+
+def draw_gaussian(outs: Sequence[Tensor], where: Counters) -> None:
+    """Write every counter's four normal numbers into as many tensors, float32 [units, 16]."""
+    for out, plane in zip(outs, gaussian_planes(where), strict=True):
+        out.copy_(plane)
+
+
+def signs(bits: Tensor) -> Tensor:
+    """Return 1 for a bit that is 0 and -1 for one that is 1, float32."""
+    return 1.0 - 2.0 * bits.to(torch.float32)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, cast
 
 from torch import Tensor, nn
@@ -15,11 +16,11 @@ if TYPE_CHECKING:
     from zolightning.finetuner import FineTuner
 
 
-class Strategy:
-    """How theta moves, as a set of hooks with a default each: a method overrides only what differs.
+class Strategy(ABC):
+    """How theta moves, as a set of hooks: a method states its optimizer and overrides what else differs.
 
     The hooks, in the order in which a run calls them: `setup`, `load_state_dict` (on resume), `configure_optimizer`,
-    `on_train_start`, then for each batch `training_step` and `on_train_batch_end`, and after each validation
+    `check`, `on_train_start`, then for each batch `training_step` and `on_train_batch_end`, and after each validation
     `on_validation_end`. The optimizer is a `torch.optim.Optimizer` whose `step(closure)` is a whole step, so that a
     strategy also works in a bare loop and in Fabric.
 
@@ -46,6 +47,7 @@ class Strategy:
     def setup(self, model: nn.Module) -> None:
         """Prepare the model before its optimizer is made: its mode, or what trains."""
 
+    @abstractmethod
     def configure_optimizer(self, model: nn.Module, seed: int) -> Optimizer:
         """Return the optimizer.
 
@@ -53,7 +55,17 @@ class Strategy:
             model: the model; its parameters with requires_grad are trained.
             seed: the run's seed, 64 bits.
         """
-        raise NotImplementedError(f"{type(self).__name__} must override configure_optimizer")
+
+    def check(self, optimizer: Optimizer, closure: Closure) -> None:
+        """Check, before training or the first evaluation, that the method suits the model.
+
+        Args:
+            optimizer: what `configure_optimizer` returned.
+            closure: returns the loss [] of a small batch at the weights as they are.
+
+        Raises:
+            ConfigurationError: if it does not, saying what to set.
+        """
 
     def on_train_start(self, module: FineTuner) -> None:
         """Called once, after a checkpoint has been restored and before the first batch."""

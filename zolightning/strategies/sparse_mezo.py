@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from zolightning.optim.sparsity import Sparsity
-from zolightning.perturbation.kernels import Rounding
 from zolightning.perturbation.masks import Score
+from zolightning.perturbation.options import DEFAULT, EngineOptions
 from zolightning.strategies.zo_sgd import ZOSGD
 
 
@@ -29,7 +29,7 @@ class SparseMeZO(ZOSGD):
         mask_vectors: whether biases and norms are masked too.
         num_queries: directions a step; the estimate is their mean.
         weight_decay: decoupled weight decay of the selected weights; biases and norms are exempt.
-        rounding: how updates of half-precision weights are rounded; stochastic keeps the small ones.
+        engine: how directions are drawn, weights probed and updates rounded; see `EngineOptions`.
 
     Raises:
         ConfigurationError: if keep_ratio lies outside (0, 1], lr or weight_decay is negative, eps is not positive, or
@@ -45,7 +45,7 @@ class SparseMeZO(ZOSGD):
         mask_vectors: bool = False,
         num_queries: int = 1,
         weight_decay: float = 0.0,
-        rounding: Rounding = "stochastic",
+        engine: EngineOptions = DEFAULT,
     ) -> None:
-        super().__init__(lr, eps, num_queries, weight_decay, rounding)
+        super().__init__(lr, eps, num_queries, weight_decay, engine)
         self.sparsity = Sparsity(keep_ratio, mask, mask_vectors)

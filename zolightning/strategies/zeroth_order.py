@@ -6,9 +6,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from typing_extensions import override
 
+from zolightning.optim.estimators import Closure
 from zolightning.optim.sparsity import Sparsity
 from zolightning.optim.zeroth_order import ZerothOrderOptimizer, check_hyperparameters
-from zolightning.perturbation.kernels import Rounding
+from zolightning.perturbation.options import DEFAULT, EngineOptions
 from zolightning.strategies.base import Strategy
 
 
@@ -22,7 +23,7 @@ class ZerothOrder(Strategy):
         eps: smoothing parameter: how far the probes step along a direction.
         num_queries: directions a step; the estimate is their mean.
         weight_decay: decoupled weight decay; biases and norms are exempt.
-        rounding: how updates of half-precision weights are rounded; stochastic keeps the small ones.
+        engine: how directions are drawn, weights probed and updates rounded; see `EngineOptions`.
 
     Raises:
         ConfigurationError: if lr or weight_decay is negative, eps is not positive, or num_queries is below 1.
@@ -34,20 +35,26 @@ class ZerothOrder(Strategy):
         eps: float,
         num_queries: int = 1,
         weight_decay: float = 0.0,
-        rounding: Rounding = "stochastic",
+        engine: EngineOptions = DEFAULT,
     ) -> None:
         check_hyperparameters(lr=lr, eps=eps, num_queries=num_queries, weight_decay=weight_decay)
         self.lr = lr
         self.eps = eps
         self.num_queries = num_queries
         self.weight_decay = weight_decay
-        self.rounding: Rounding = rounding
+        self.engine = engine
         self.sparsity: Sparsity | None = None
 
     @override
     def setup(self, model: nn.Module) -> None:
         """Turn dropout off: the two probes of a direction must differ by the direction alone."""
         model.eval()
+
+    @override
+    def check(self, optimizer: Optimizer, closure: Closure) -> None:
+        """Let one probe show that perturbing weights inside their modules reaches all of the loss."""
+        if isinstance(optimizer, ZerothOrderOptimizer):
+            optimizer.check(closure)
 
     @override
     def metrics(self, optimizer: Optimizer) -> dict[str, Tensor]:

@@ -21,7 +21,7 @@ class ZOSGD(ZerothOrder):
         eps: smoothing parameter; 1e-3 is usual.
         num_queries: directions a step; the estimate is their mean.
         weight_decay: decoupled weight decay; biases and norms are exempt.
-        rounding: how updates of half-precision weights are rounded; stochastic keeps the small ones.
+        engine: how directions are drawn, weights probed and updates rounded; see `EngineOptions`.
 
     Raises:
         ConfigurationError: if lr or weight_decay is negative, eps is not positive, or num_queries is below 1.
@@ -37,5 +37,5 @@ class ZOSGD(ZerothOrder):
             weight_decay=self.weight_decay,
             seed=seed,
             sparsity=self.sparsity,
-            rounding=self.rounding,
+            engine=self.engine,
         )

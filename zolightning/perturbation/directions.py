@@ -1,0 +1,208 @@
+"""The directions of a model: weights moved along them, whole, in rows, or all small ones at once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from zolightning.perturbation.bundle import Bundle
+from zolightning.perturbation.compiler import Compiler
+from zolightning.perturbation.kernels import (
+    Rounding,
+    perturb_into,
+    perturbed_rows,
+    stepped,
+    update_,
+    updated_rows,
+)
+from zolightning.perturbation.masks import Selection, mask_of
+from zolightning.perturbation.noise import Lane, Stream, parameter_words
+from zolightning.perturbation.norm import squared_norm
+from zolightning.perturbation.options import Distribution
+from zolightning.perturbation.ranges import Kind
+from zolightning.perturbation.rounding import wide, wide_dtype
+
+_HALF = (torch.bfloat16, torch.float16)
+
+
+@dataclass(frozen=True)
+class Step:
+    """How far a parameter moves.
+
+    Args:
+        coefficients: learning rate times each query's share of the projected gradient, float32 or float64 [queries].
+        decay: learning rate times weight decay [], or None for no decay.
+    """
+
+    coefficients: Tensor
+    decay: Tensor | None
+
+    def to(self, weight: Tensor) -> Step:
+        """Return the step on a weight's device, in the dtype of its arithmetic."""
+        place = (weight.device, wide_dtype(weight.dtype))
+        return Step(self.coefficients.to(*place), None if self.decay is None else self.decay.to(*place))
+
+
+class Directions:
+    """Moves the trainable parameters of a model along directions that are functions of counters.
+
+    Args:
+        model: the model.
+        distribution: of the directions.
+        compiled: whether to compile the kernels; None compiles from a million trainable weights on.
+    """
+
+    def __init__(self, model: nn.Module, distribution: Distribution, compiled: bool | None) -> None:
+        self.parameters: dict[str, nn.Parameter] = {n: p for n, p in model.named_parameters() if p.requires_grad}
+        self.selections: dict[str, Selection] = {}
+        self._size = sum(parameter.numel() for parameter in self.parameters.values())
+        self._words = parameter_words(name for name, _ in model.named_parameters())
+        self._tables = {m.weight.shape for m in model.modules() if isinstance(m, nn.Embedding)}
+        self._compiler = Compiler(compiled, self._size)
+        self._kind: Kind = "signs" if distribution == "rademacher" else "gaussian"
+        self._on_sphere = distribution == "sphere"
+        self._bundle: Bundle | None = None
+        self._kept: tuple[Stream, dict[str, Tensor]] | None = None
+        self._masked: set[str] = set()
+        self._radii: dict[Stream, Tensor] = {}
+
+    def stream(self, name: str, place: Stream) -> Stream:
+        """Return a parameter's stream at a place whose parameter word is not read."""
+        return replace(place, parameter=self._words[name])
+
+    def forget(self) -> None:
+        """Drop what is kept from probe to probe: a new step begins, or somebody else may have moved the weights."""
+        self._kept = None
+        self._masked.clear()
+        self._radii.clear()
+
+    def scaled(self, place: Stream, values: Tensor) -> Tensor:
+        """Return factors of the numbers that counters give [...], for given factors of a direction [...].
+
+        They differ on the sphere alone: z = sqrt(d) n / |n|, of which the norm is found from the counters, once a step.
+        """
+        if not self._on_sphere:
+            return values
+        if place not in self._radii:
+            sizes = {name: weight.numel() for name, weight in self.parameters.items()}
+            streams = {name: self.stream(name, place) for name in sizes}
+            device = next(iter(self.parameters.values())).device
+            norm = squared_norm(sizes, streams, device, self._compiler).sqrt()
+            self._radii[place] = math.sqrt(self._size) / norm
+        return values * self._radii[place].to(values.device, values.dtype)
+
+    def is_small(self, name: str) -> bool:
+        """Return whether a parameter's direction is made together with those of all small ones."""
+        return name in self._bundle_here()
+
+    def small(self, name: str, weight: Tensor, place: Stream) -> Tensor:
+        """Return a small parameter's masked direction [n], kept while probes and update ask for the same place.
+
+        Args:
+            name: of the parameter.
+            weight: flat, as it is when it is not perturbed; the mask goes by it [n].
+            place: the step and query.
+        """
+        if self._kept is None or self._kept[0] != place:
+            self._kept = (place, self._bundle_here().noise(self._kind, place))
+            self._masked.clear()
+        z = self._kept[1][name]
+        if name in self.selections and name not in self._masked:
+            # In place, so that a mask takes no memory of its own.
+            z.masked_fill_(~mask_of(self.selections[name], weight), 0.0)
+            self._masked.add(name)
+        return z.to(wide_dtype(weight.dtype))
+
+    def fill(self, out: Tensor, weight: Tensor, name: str, place: Stream, scale: Tensor, first: int = 0) -> None:
+        """Write the perturbed weight into `out`, both flat [n]; the first element is the parameter's `first`."""
+        stream, selection = self.stream(name, place), self.selections.get(name)
+        perturb_into(out, weight, scale, self._kind, stream, selection, self._compiler, first)
+
+    def rows(self, weight: Tensor, starts: Tensor, name: str, place: Stream, scale: Tensor) -> Tensor:
+        """Return perturbed rows [n, width] of the rows given, whose first elements are at `starts` [n]."""
+        stream, selection = self.stream(name, place), self.selections.get(name)
+        return perturbed_rows(weight, starts, scale, self._kind, stream, selection, self._compiler)
+
+    def subtract(
+        self,
+        places: Sequence[Stream],
+        steps: Mapping[str, Step],
+        rounding: Rounding,
+        only_rows: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        """Subtract sum_i coefficients[i] z_i + decay theta from every selected weight.
+
+        Args:
+            places: the step and query of each direction.
+            steps: each parameter's coefficients and decay, by name.
+            rounding: how half-precision weights are rounded.
+            only_rows: for some parameters, the rows to be moved [n], in any order and with repetitions; all others of
+                them stay.
+        """
+        here = replace(places[0], query=0, lane=Lane.ROUNDING)
+        rounds = {n for n, p in self.parameters.items() if rounding == "stochastic" and p.dtype in _HALF}
+        scaled = {id(step): self._on_counters(step, places) for step in steps.values()}
+        of = {name: scaled[id(steps[name])].to(parameter) for name, parameter in self.parameters.items()}
+        self._subtract_small(places, of, here, rounds)
+        for name, parameter in self.parameters.items():
+            if self.is_small(name):
+                continue
+            weight, step = parameter.detach(), of[name]
+            rounding_stream = self.stream(name, here) if name in rounds else None
+            streams = [self.stream(name, place) for place in places]
+            rest = (self._kind, streams, self.selections.get(name), rounding_stream, self._compiler)
+            if only_rows is not None and name in only_rows:
+                numbers = only_rows[name]
+                table = weight.view(weight.size(0), -1)
+                starts = numbers * table.size(1)
+                # Repeated rows are written more than once, each time the same.
+                table[numbers] = updated_rows(table[numbers], starts, step.coefficients, step.decay, *rest)
+            else:
+                update_(weight.view(-1), step.coefficients, step.decay, *rest)
+
+    def _subtract_small(
+        self, places: Sequence[Stream], steps: Mapping[str, Step], here: Stream, rounds: set[str]
+    ) -> None:
+        weights = {name: p.detach().view(-1) for name, p in self.parameters.items() if self.is_small(name)}
+        changes: dict[str, Tensor] = {}
+        for query, place in enumerate(places):
+            for name, weight in weights.items():
+                term = steps[name].coefficients[query] * self.small(name, weight, place)
+                changes[name] = changes[name] + term if name in changes else term
+        words = self._bundle_here().noise("halves", here) if rounds & weights.keys() else {}
+        for name, weight in weights.items():
+            change, decay = changes[name], steps[name].decay
+            if decay is not None:
+                shrunk = decay * wide(weight)
+                selection = self.selections.get(name)
+                mask = None if selection is None else mask_of(selection, weight)
+                change = change + (shrunk if mask is None else torch.where(mask, shrunk, 0.0))
+            weight.copy_(stepped(weight, change, words[name] if name in rounds else None))
+        # The weights have moved, and masks with them.
+        self._kept = None
+
+    def _on_counters(self, step: Step, places: Sequence[Stream]) -> Step:
+        if not self._on_sphere:
+            return step
+        scaled = [self.scaled(place, step.coefficients[query]) for query, place in enumerate(places)]
+        return Step(torch.stack(scaled), step.decay)
+
+    def _bundle_here(self) -> Bundle:
+        """Return the bundle, made on first use: by then the model is on its device.
+
+        Embeddings are left out, and what has the shape of one, as output heads do: of them a probe makes the rows alone
+        that are looked up, and notes which.
+        """
+        if self._bundle is None:
+            device = next(iter(self.parameters.values())).device
+            sizes = {
+                name: weight.numel()
+                for name, weight in self.parameters.items()
+                if weight.device == device and weight.shape not in self._tables
+            }
+            self._bundle = Bundle(sizes, self._words, device, self._compiler)
+        return self._bundle

@@ -1,0 +1,63 @@
+"""MeZO's own walk: the weights themselves are moved to each probe, and from the last one back with the update."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from zolightning.perturbation.directions import Directions, Step
+from zolightning.perturbation.noise import Stream
+
+
+class InPlace:
+    """Moves the weights along directions and remembers how far they are from where they belong.
+
+    Every move rounds to the weights' dtype, so that they do not come back exactly: `EngineOptions` says by how much.
+
+    Args:
+        directions: what moves the weights.
+    """
+
+    def __init__(self, directions: Directions) -> None:
+        self._directions = directions
+        self._at: tuple[Stream, float] | None = None
+
+    def move_to(self, place: Stream, scale: float) -> None:
+        """Move the weights to theta + scale z, in one pass from wherever they are."""
+        if self._at is None:
+            self._subtract([place], [-scale])
+        elif self._at[0] == place:
+            self._subtract([place], [self._at[1] - scale])
+        else:
+            self._subtract([self._at[0], place], [self._at[1], -scale])
+        self._at = (place, scale)
+
+    def restore(self) -> None:
+        """Move the weights back, if they are away."""
+        if self._at is not None:
+            self._subtract([self._at[0]], [self._at[1]])
+            self._at = None
+
+    def homeward(self, places: list[Stream], steps: dict[str, Step]) -> tuple[list[Stream], dict[str, Step]]:
+        """Return places and steps that also take the weights back to where they belong, which they then count as."""
+        if self._at is None:
+            return places, steps
+        place, scale = self._at
+        self._at = None
+        if place not in places:
+            places = [*places, place]
+        back = torch.tensor([scale if one == place else 0.0 for one in places], dtype=torch.float64)
+        merged = {id(step): replace(step, coefficients=_plus(step.coefficients, back)) for step in steps.values()}
+        return places, {name: merged[id(step)] for name, step in steps.items()}
+
+    def _subtract(self, places: list[Stream], coefficients: list[float]) -> None:
+        step = Step(torch.tensor(coefficients, dtype=torch.float64), None)
+        self._directions.subtract(places, dict.fromkeys(self._directions.parameters, step), "nearest")
+
+
+def _plus(coefficients: Tensor, back: Tensor) -> Tensor:
+    missing = back.numel() - coefficients.numel()
+    padded = torch.cat([coefficients, coefficients.new_zeros(missing)])
+    return padded + back.to(padded.device, padded.dtype, non_blocking=True)

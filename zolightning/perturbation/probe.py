@@ -1,0 +1,123 @@
+"""One probe: what the modules of a model see of theta + scale z."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import gcd, prod
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from zolightning.perturbation.directions import Directions
+from zolightning.perturbation.lazy import LazyWeight
+from zolightning.perturbation.noise import Stream, unit
+from zolightning.perturbation.rounding import wide, wide_dtype
+from zolightning.perturbation.scratch import Scratch
+
+# Of a matrix no more than this is perturbed at once.
+SCRATCH_BYTES = 64 << 20
+# Rows of an embedding whose noise is made at once, in elements: it takes twelve bytes each for a while.
+_ROWS_AT_ONCE = 1 << 22
+
+Visit = Callable[[str, Tensor | None], None]
+
+
+class Probe:
+    """Gives stand-ins for weights at one place and scale.
+
+    Args:
+        directions: what moves the weights.
+        place: the step and query.
+        scale: plus or minus the smoothing parameter.
+        scratch: where perturbed weights are written.
+        visit: is told which parameter is used, and which of its rows [n], or None for all.
+    """
+
+    def __init__(self, directions: Directions, place: Stream, scale: float, scratch: Scratch, visit: Visit) -> None:
+        self.directions = directions
+        self.place = place
+        self.scratch = scratch
+        self.visit = visit
+        self._scale = scale
+        self._scales: dict[tuple[torch.device, torch.dtype], Tensor] = {}
+
+    def stand_in(self, name: str, weight: Tensor) -> Tensor:
+        """Return what a module sees in the place of a weight."""
+        if not self.directions.is_small(name):
+            return LazyWeight.around(weight, _Source(self, name, weight))
+        self.visit(name, None)
+        flat = weight.view(-1)
+        moved = wide(flat) + self.scale_for(weight) * self.directions.small(name, flat, self.place)
+        return moved.to(weight.dtype).view(weight.shape)
+
+    def scale_for(self, weight: Tensor) -> Tensor:
+        """Return the factor of the counters' numbers, in the dtype of a weight's arithmetic []."""
+        kind = (weight.device, wide_dtype(weight.dtype))
+        if kind not in self._scales:
+            scale = torch.full((), self._scale, dtype=kind[1], device=kind[0])
+            self._scales[kind] = self.directions.scaled(self.place, scale)
+        return self._scales[kind]
+
+
+@dataclass
+class _Source:
+    """Makes one perturbed weight, or parts of it, for the operation that reads it."""
+
+    probe: Probe
+    name: str
+    weight: Tensor
+    _whole: Tensor | None = None
+
+    def whole(self) -> Tensor:
+        if self._whole is None:
+            self.probe.visit(self.name, None)
+            buffer = self.probe.scratch.take(self.weight.numel(), self.weight)
+            self._fill(buffer, 0)
+            self._whole = buffer.view(self.weight.shape)
+        return self._whole
+
+    def rows(self, numbers: Tensor) -> Tensor:
+        # Indices of 32 bits would wrap where they become numbers of elements.
+        numbers = numbers.to(torch.int64)
+        self.probe.visit(self.name, numbers)
+        chosen = self.weight.flatten(1)[numbers]
+        width, scale = chosen.size(1), self.probe.scale_for(self.weight)
+        at_once = max(1, _ROWS_AT_ONCE // width)
+        for first in range(0, numbers.numel(), at_once):
+            part, starts = chosen[first : first + at_once], numbers[first : first + at_once] * width
+            part.copy_(self.probe.directions.rows(part, starts, self.name, self.probe.place, scale))
+        return chosen
+
+    def matmul(self, inputs: Tensor, bias: Tensor | None) -> Tensor:
+        rows, columns = self.weight.shape
+        self.probe.visit(self.name, None)
+        at_once = _rows_at_once(columns, self.weight.element_size())
+        if rows <= at_once:
+            with self.probe.scratch.borrow(self.weight.numel(), self.weight) as buffer:
+                self._fill(buffer, 0)
+                return functional.linear(inputs, buffer.view(rows, columns), bias)
+        out = inputs.new_empty(prod(inputs.shape[:-1]), rows)
+        flat = inputs.reshape(-1, columns)
+        for first in range(0, rows, at_once):
+            last = min(first + at_once, rows)
+            with self.probe.scratch.borrow((last - first) * columns, self.weight) as buffer:
+                self._fill(buffer, first * columns)
+                part = buffer.view(last - first, columns).t()
+                if bias is None:
+                    torch.mm(flat, part, out=out[:, first:last])
+                else:
+                    torch.addmm(bias[first:last], flat, part, out=out[:, first:last])
+        return out.view(*inputs.shape[:-1], rows)
+
+    def _fill(self, buffer: Tensor, first: int) -> None:
+        weight = self.weight.reshape(-1)[first : first + buffer.numel()]
+        probe = self.probe
+        probe.directions.fill(buffer, weight, self.name, probe.place, probe.scale_for(weight), first)
+
+
+def _rows_at_once(columns: int, element_size: int) -> int:
+    """Return how many rows of a matrix fit in the scratch, a number that begins each chunk at a whole unit of noise."""
+    whole = unit(1) // gcd(unit(1), columns)
+    return max(1, SCRATCH_BYTES // (columns * element_size * whole)) * whole

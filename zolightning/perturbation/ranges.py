@@ -1,0 +1,85 @@
+"""Noise at any elements: rows that an embedding looks up, the odd end of a weight, or a range asked for by itself."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from zolightning.perturbation.compiler import Compiler
+from zolightning.perturbation.noise import TILE, Stream, counters_at, draw, draw_gaussian, fields, signs, unit
+
+# What is made of the words: normal numbers, signs, 16-bit numbers for rounding, 32-bit keys of a random mask.
+Kind = Literal["gaussian", "signs", "halves", "keys"]
+
+BITS: dict[Kind, int] = {"gaussian": 32, "signs": 1, "halves": 16, "keys": 32}
+_LOW = 0xFFFFFFFF
+_EAGER = Compiler(False, 0)
+
+
+def noise_at(kind: Kind, stream: Stream, starts: Tensor, width: int, compiler: Compiler = _EAGER) -> Tensor:
+    """Return noise of `width` elements from each of several starting elements on.
+
+    Args:
+        kind: what to make.
+        stream: the parameter's stream.
+        starts: int64 [rows]; on its device the noise is made.
+        width: elements in a row.
+        compiler: runs the generator compiled or eager.
+
+    Returns:
+        [rows, width]: float32 for normal numbers and signs, int32 for halves, int64 for keys.
+    """
+    bits = BITS[kind]
+    size = unit(bits)
+    first, offset = starts // size, starts % size
+    span = (width + size - 2) // size + 1
+    numbers = (first.unsqueeze(1) + torch.arange(span, device=starts.device)).reshape(-1)
+    words = made(kind, stream, numbers, None, compiler).view(starts.numel(), -1)
+    element = offset.unsqueeze(1) + torch.arange(width, device=starts.device)
+    chosen = words.gather(1, element // size * TILE + element % TILE)
+    if kind == "gaussian":
+        return chosen
+    if kind == "keys":
+        return chosen.to(torch.int64) & _LOW
+    field = (chosen >> (element % size // TILE * bits).to(torch.int32)) & (2**bits - 1)
+    return signs(field) if kind == "signs" else field
+
+
+def made(kind: Kind, stream: Stream, numbers: Tensor, parameters: Tensor | None, compiler: Compiler) -> Tensor:
+    """Return what the generator makes for given units [units, 4, 16]: float32 normal numbers, or int32 words.
+
+    Args:
+        kind: what is wanted.
+        stream: the stream.
+        numbers: the units, int64 [units].
+        parameters: each unit's parameter word, int64 [units, 1], or None for the stream's.
+        compiler: runs the generator compiled or eager.
+    """
+    dtype = torch.float32 if kind == "gaussian" else torch.int32
+    out = torch.empty(numbers.numel(), 4, TILE // 4, dtype=dtype, device=numbers.device)
+    where = counters_at(stream, numbers, parameters)
+    compiler.run(draw_gaussian if kind == "gaussian" else draw, out.numel(), out.unbind(1), where)
+    return out
+
+
+def range_of(kind: Kind, stream: Stream, start: int, stop: int, device: torch.device | None = None) -> Tensor:
+    """Return elements `start` to `stop` of a stream's noise [stop - start]; see `noise_at` for dtypes.
+
+    Example:
+        >>> stream = Stream(seed=0, parameter=7, step=3)
+        >>> whole = range_of("gaussian", stream, 0, 200)
+        >>> torch.equal(whole[70:130], range_of("gaussian", stream, 70, 130))
+        True
+    """
+    starts = torch.full((1,), start, dtype=torch.int64, device=device or torch.device("cpu"))
+    return noise_at(kind, stream, starts, stop - start)[0]
+
+
+def in_order(kind: Kind, words: Tensor) -> Tensor:
+    """Return what `made` gave, in the order of elements [units * unit]: normal numbers, signs or halves."""
+    if kind == "gaussian":
+        return words.view(-1)
+    values = fields(words, BITS[kind])
+    return signs(values) if kind == "signs" else values
