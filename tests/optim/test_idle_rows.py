@@ -38,7 +38,7 @@ def step(
 
 
 def check(skipped: dict[str, Tensor], updated: dict[str, Tensor], rows: dict[str, set[int]]) -> None:
-    """Check that of the tables named, the rows given moved as `update` moves them and no other moved; all else moved."""
+    """Check that of the tables named only the rows given moved, and those, like all else, as `update` moves them."""
     start = dict(Words(skipped["table.weight"].dtype).named_parameters())
     for name, weight in skipped.items():
         if name not in rows:

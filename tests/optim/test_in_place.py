@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -135,11 +136,15 @@ def test_skipping_idle_rows_is_refused() -> None:
         EngineOptions(probe="in_place", idle_rows="skip")
 
 
+def twice(model: Words) -> Callable[[], torch.Tensor]:
+    parts = loss_of(model, IDS[:2]), loss_of(model, IDS[1:])
+    return lambda: parts[0]() + parts[1]()
+
+
 def test_another_batch_of_the_same_step_sees_the_same_weights() -> None:
     """A closure may run the model several times."""
     mine, theirs = Words(), Words()
     for model, engine in ((mine, IN_PLACE), (theirs, EngineOptions())):
-        parts = loss_of(model, IDS[:2]), loss_of(model, IDS[1:])
         optimizer = ZerothOrderSGD(model, lr=LR, eps=EPS, engine=engine)
-        optimizer.step(lambda parts=parts: parts[0]() + parts[1]())
+        optimizer.step(twice(model))
     assert furthest(mine, theirs) < 1e-12

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from zolightning.perturbation.philox import philox4x32
+from zolightning.perturbation.philox import philox4x32, round_keys
 
 KNOWN_ANSWERS = [
     ((0, 0, 0, 0), (0, 0), (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)),
@@ -23,5 +23,6 @@ def test_known_answers(
     counter: tuple[int, int, int, int], key: tuple[int, int], expected: tuple[int, int, int, int]
 ) -> None:
     a, b, c, d = (torch.tensor(word) for word in counter)
-    words = philox4x32((a, b, c, d), (torch.tensor(key[0]), torch.tensor(key[1])))
+    low, high = (torch.tensor(keys).unbind() for keys in round_keys(key[0] | key[1] << 32))
+    words = philox4x32((a, b, c, d), low, high)
     assert tuple(int(word) for word in words) == expected

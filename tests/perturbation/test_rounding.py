@@ -9,11 +9,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zolightning.perturbation.noise import Lane, Stream, stream_raw
+from zolightning.perturbation.noise import Lane, Stream
+from zolightning.perturbation.ranges import range_of
 from zolightning.perturbation.rounding import stochastic_round
 
 HALF = [torch.bfloat16, torch.float16]
-WORDS = stream_raw(Stream(0, 0, 0, lane=Lane.ROUNDING).words(torch.device("cpu")), 1 << 16)
+WORDS = range_of("halves", Stream(0, 0, 0, lane=Lane.ROUNDING), 0, 1 << 16)
 
 
 @pytest.mark.parametrize("dtype", HALF)

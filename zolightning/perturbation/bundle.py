@@ -13,6 +13,8 @@ from zolightning.perturbation.ranges import BITS, Kind, in_order, made
 
 # Elements in all: 4 MiB of float32, which no model notices and which stays in cache on its way.
 LIMIT = 1 << 20
+# Of one parameter; above, a kernel of its own is the faster way.
+_LARGEST = 1 << 15
 
 
 class Bundle:
@@ -21,7 +23,7 @@ class Bundle:
     The numbers are those that each parameter's own stream gives.
 
     Args:
-        sizes: the number of elements of each parameter by name; the smallest are taken until `LIMIT` is reached.
+        sizes: the number of elements of each parameter by name; the smallest are taken, up to `LIMIT` in all.
         words: each parameter's counter word.
         device: where the parameters are.
         compiler: runs the generator compiled or eager.
@@ -38,7 +40,7 @@ class Bundle:
         used = 0
         for name, size in sorted(sizes.items(), key=lambda item: (item[1], item[0])):
             used += size
-            if used > LIMIT:
+            if used > LIMIT or size > _LARGEST:
                 break
             self._sizes[name] = size
 

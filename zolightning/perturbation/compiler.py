@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -14,8 +13,6 @@ log = logging.getLogger(__name__)
 
 # Compiling costs tens of seconds once; below this many weights an eager run of a few thousand steps is sooner done.
 WORTH_COMPILING = 1_000_000
-# Short tensors would be compiled for on their own: shapes of one are never left open.
-_SMALLEST_COMPILED = 4096
 
 
 class Compiler:
@@ -32,13 +29,23 @@ class Compiler:
     def __init__(self, enabled: bool | None, num_weights: int) -> None:
         self.enabled = num_weights >= WORTH_COMPILING if enabled is None else enabled
 
-    def run(self, kernel: Callable[..., None], size: int, *arguments: object) -> None:
-        """Run a kernel on `size` elements; small ones run eager, where a shape of their own is not worth compiling."""
-        if not self.enabled or size < _SMALLEST_COMPILED:
+    def run(self, kernel: Callable[..., None], smallest: int, *arguments: object) -> None:
+        """Run a kernel.
+
+        Args:
+            kernel: writes its results into tensors among its arguments.
+            smallest: the smallest first dimension of its tensors. With one it runs eager: that would take code of its
+                own.
+            arguments: the kernel's.
+        """
+        if not self.enabled or smallest < 2:
             kernel(*arguments)
             return
+        key = (kernel, _kinds(arguments))
         try:
-            _compiled(kernel)(*arguments)
+            if key not in _VARIANTS:
+                _VARIANTS[key] = _compile(kernel, arguments)
+            _VARIANTS[key](*arguments)
         except torch._dynamo.exc.TorchDynamoException as error:
             self.enabled = False
             log.warning("The update kernels run uncompiled, about ten times slower: %s", str(error).splitlines()[0])
@@ -52,15 +59,28 @@ class Compilations:
     seconds = 0.0
 
 
-def _count_and_compile(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> Callable[..., Any]:
+_VARIANTS: dict[object, Callable[..., None]] = {}
+
+
+def _kinds(value: object) -> object:
+    """Return what code depends on: dtypes, devices and dimensions of tensors, but not their sizes."""
+    if isinstance(value, torch.Tensor):
+        return value.dtype, value.device, value.ndim
+    if isinstance(value, tuple | list):
+        return tuple(map(_kinds, value))
+    return value
+
+
+def _compile(kernel: Callable[..., None], arguments: tuple[object, ...]) -> Callable[..., None]:
+    """Compile a kernel once for all sizes.
+
+    What torch checks at every call of a compiled function takes longer than most of the calls, and `_kinds` has seen to
+    it already.
+    """
     start = time.perf_counter()
-    inductor = torch._dynamo.lookup_backend("inductor")
-    compiled: Callable[..., Any] = inductor(graph, inputs)
+    compiled: Any = torch.compile(kernel, dynamic=True, fullgraph=True)
+    ready = compiled.aot_compile((arguments, {}))
+    ready.disable_guard_check()
     Compilations.number += 1
     Compilations.seconds += time.perf_counter() - start
-    return compiled
-
-
-@functools.cache
-def _compiled(kernel: Callable[..., None]) -> Callable[..., None]:
-    return torch.compile(kernel, dynamic=True, backend=_count_and_compile)
+    return cast("Callable[..., None]", ready)

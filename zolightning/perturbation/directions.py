@@ -163,6 +163,8 @@ class Directions:
                 table[numbers] = updated_rows(table[numbers], starts, step.coefficients, step.decay, *rest)
             else:
                 update_(weight.view(-1), step.coefficients, step.decay, *rest)
+        # Within one autocast context, casts of the weights are kept, and not known to be of weights that have moved.
+        torch.clear_autocast_cache()
 
     def _subtract_small(
         self, places: Sequence[Stream], steps: Mapping[str, Step], here: Stream, rounds: set[str]

@@ -81,8 +81,11 @@ class InForward:
                 parameter.shape
             )
         try:
+            # Casts that autocast has kept would show what is hidden, and afterwards NaN.
+            torch.clear_autocast_cache()
             yield
         finally:
+            torch.clear_autocast_cache()
             for name, parameter in self._parameters.items():
                 parameter.data = self._hidden.pop(name)
 

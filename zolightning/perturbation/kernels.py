@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from zolightning.perturbation.compiler import Compiler
-from zolightning.perturbation.masks import Score, Selection, keys, mask_at, selected
+from zolightning.perturbation.masks import Score, Selection, level, mask_at, ranks, selected
 from zolightning.perturbation.noise import (
     TILE,
     Counters,
@@ -26,7 +26,6 @@ from zolightning.perturbation.noise import (
     gaussian_planes,
     signs,
     unit,
-    units,
     word_planes,
 )
 from zolightning.perturbation.ranges import BITS, Kind, made, noise_at
@@ -37,13 +36,15 @@ Rounding = Literal["stochastic", "nearest"]
 # Elements a kernel works on at once. On a CPU the words of rounding and signs stay in cache; elsewhere launches count.
 _CHUNK = {"cpu": 1 << 20}
 _LARGE_CHUNK = 1 << 24
+# The most tiles that a unit of counters serves.
+_TILES_A_UNIT = unit(1) // TILE
 
 
 class _Mask(NamedTuple):
     """A selection as a kernel takes it."""
 
     score: Score
-    threshold: Tensor
+    level: Tensor
     cut: Tensor
     where: Counters
 
@@ -79,9 +80,9 @@ def perturb_into(
     for start, stop in _chunks(weight):
         tiles = (stop - start) // TILE
         noise = _noise(kind, stream, weight.device, first + start, tiles, compiler)
-        mask = _mask_for(selection, weight.device, first + start, tiles)
+        mask = _mask_for(selection, weight, first + start, tiles)
         planes = _planes(out[start:stop]), _planes(weight[start:stop])
-        compiler.run(_perturb, stop - start, *planes, scale, noise, mask)
+        compiler.run(_perturb, tiles // _TILES_A_UNIT, *planes, scale, noise, mask)
     if tail := weight.numel() % TILE:
         starts = _start(first + weight.numel() - tail, weight.device)
         moved = perturbed_rows(weight[-tail:].unsqueeze(0), starts, scale, kind, stream, selection, compiler)
@@ -131,9 +132,11 @@ def update_(
     for start, stop in _chunks(weight):
         tiles = (stop - start) // TILE
         noises = [_noise(kind, stream, device, start, tiles, compiler) for stream in streams]
-        mask = _mask_for(selection, device, start, tiles)
+        mask = _mask_for(selection, weight, start, tiles)
         words = None if rounding is None else _drawn("halves", rounding, device, start, tiles, compiler)
-        compiler.run(_update, stop - start, _planes(weight[start:stop]), coefficients, noises, decay, mask, words)
+        compiler.run(
+            _update, tiles // _TILES_A_UNIT, _planes(weight[start:stop]), coefficients, noises, decay, mask, words
+        )
     if tail := weight.numel() % TILE:
         starts, end = _start(weight.numel() - tail, device), weight[-tail:].unsqueeze(0)
         end.copy_(updated_rows(end, starts, coefficients, decay, kind, streams, selection, rounding, compiler))
@@ -166,9 +169,9 @@ def stepped(weight: Tensor, change: Tensor, words: Tensor | None) -> Tensor:
         change: in the dtype of the weight's arithmetic, of its shape.
         words: 16-bit random numbers for stochastic rounding, int32, of its shape, or None to round to nearest.
     """
-    start = wide(weight)
-    new = torch.where(change != 0, start - change, start)
-    return new.to(weight.dtype) if words is None else stochastic_round(new, words, weight.dtype)
+    new = wide(weight) - change
+    rounded = new.to(weight.dtype) if words is None else stochastic_round(new, words, weight.dtype)
+    return torch.where(change != 0, rounded, weight)
 
 
 def _moved(weight: Tensor, scale: Tensor, z: Tensor, mask: Tensor | None) -> Tensor:
@@ -228,7 +231,7 @@ def _mask_planes(mask: _Mask | None, weights: _Planes) -> Sequence[Tensor | None
     # A block of 16 counters serves a tile of 64 elements.
     first = mask.where.blocks.unsqueeze(1) * 4 + mask.where.lanes
     return [
-        selected(keys(mask.score, weight, words), first + 16 * number, mask.threshold, mask.cut)
+        selected(ranks(mask.score, weight, words), first + 16 * number, mask.level, mask.cut)
         for number, (weight, words) in enumerate(zip(weights, random, strict=True))
     ]
 
@@ -256,13 +259,15 @@ def _noise(kind: Kind, stream: Stream, device: torch.device, first: int, tiles: 
 
 def _drawn(kind: Kind, stream: Stream, device: torch.device, first: int, tiles: int, compiler: Compiler) -> Tensor:
     """Draw the words that some tiles' fields are cut from, int32 [units, 4, 16]."""
-    start = first // unit(BITS[kind])
-    numbers = torch.arange(start, start + units(tiles * TILE, BITS[kind]), device=device)
+    size = unit(BITS[kind])
+    start = first // size
+    # One more than there are whole units of tiles, so that compiled code need not know whether the last one is whole.
+    numbers = torch.arange(start, start + tiles * TILE // size + 1, device=device)
     return made(kind, stream, numbers, None, compiler)
 
 
-def _mask_for(selection: Selection | None, device: torch.device, first: int, tiles: int) -> _Mask | None:
+def _mask_for(selection: Selection | None, weight: Tensor, first: int, tiles: int) -> _Mask | None:
     if selection is None:
         return None
-    where = counters(selection.stream, device, tiles, first // TILE)
-    return _Mask(selection.score, selection.threshold, selection.cut, where)
+    where = counters(selection.stream, weight.device, tiles, first // TILE)
+    return _Mask(selection.score, level(selection, weight.dtype), selection.cut, where)

@@ -16,6 +16,7 @@ from torch import Tensor
 from zolightning.perturbation.compiler import Compiler
 from zolightning.perturbation.noise import Stream
 from zolightning.perturbation.ranges import noise_at, range_of
+from zolightning.perturbation.rounding import wide, wide_dtype
 
 Score = Literal["magnitude", "large", "random"]
 
@@ -24,8 +25,6 @@ _CHUNK = 1 << 20
 _INTEGER = {
     torch.float64: (torch.int64, 63),
     torch.float32: (torch.int32, 31),
-    torch.bfloat16: (torch.int16, 15),
-    torch.float16: (torch.int16, 15),
 }
 
 
@@ -52,7 +51,7 @@ class Selection:
 def keys(score: Score, weight: Tensor, random: Tensor | None) -> Tensor:
     """Return each element's integer key, of the weight's shape; a smaller key is selected first.
 
-    The bits of a non-negative float, read as an integer, are ordered as the floats are: comparing them is exact.
+    The bits of a non-negative float, read as an integer, are ordered as the floats are: searching them is exact.
 
     Args:
         score: `magnitude` selects small weights first, `large` large ones, `random` by a random word.
@@ -62,16 +61,35 @@ def keys(score: Score, weight: Tensor, random: Tensor | None) -> Tensor:
     if score == "random":
         assert random is not None
         return random
-    integer, bits = _INTEGER[weight.dtype]
-    magnitude = weight.abs().view(integer)
-    # What fits is compared as int32, which takes half the instructions.
-    magnitude = magnitude if bits == 63 else magnitude.to(torch.int32)
+    # Half-precision magnitudes are ordered as in float32, whose arithmetic a compiled loop is in anyway.
+    integer, bits = _INTEGER[wide_dtype(weight.dtype)]
+    magnitude = wide(weight).abs().view(integer)
     return magnitude if score == "magnitude" else (2**bits - 1) - magnitude
 
 
-def selected(key: Tensor, index: Tensor, threshold: Tensor, cut: Tensor) -> Tensor:
-    """Return the mask, bool, of elements with the given keys and indices."""
-    return (key < threshold) | ((key == threshold) & (index <= cut))
+def ranks(score: Score, weight: Tensor, random: Tensor | None) -> Tensor:
+    """Return numbers in the order of the `keys`: magnitudes themselves, since a compiled loop reads no float's bits."""
+    if score == "random":
+        assert random is not None
+        return random
+    magnitude = wide(weight).abs()
+    return magnitude if score == "magnitude" else -magnitude
+
+
+def level(selection: Selection, dtype: torch.dtype) -> Tensor:
+    """Return the rank of a selection's threshold [], for weights of a dtype."""
+    if selection.score == "random":
+        return selection.threshold
+    integer, bits = _INTEGER[wide_dtype(dtype)]
+    large = selection.score == "large"
+    key = (2**bits - 1) - selection.threshold if large else selection.threshold
+    magnitude: Tensor = key.to(integer).view(wide_dtype(dtype))
+    return -magnitude if large else magnitude
+
+
+def selected(rank: Tensor, index: Tensor, level: Tensor, cut: Tensor) -> Tensor:
+    """Return the mask, bool, of elements with the given ranks and indices."""
+    return (rank < level) | ((rank == level) & (index <= cut))
 
 
 def mask_at(selection: Selection, weight: Tensor, starts: Tensor, compiler: Compiler) -> Tensor:
@@ -86,7 +104,8 @@ def mask_at(selection: Selection, weight: Tensor, starts: Tensor, compiler: Comp
     width = weight.size(1)
     random = noise_at("keys", selection.stream, starts, width, compiler) if selection.score == "random" else None
     index = starts.unsqueeze(1) + torch.arange(width, device=weight.device)
-    return selected(keys(selection.score, weight, random), index, selection.threshold, selection.cut)
+    threshold = level(selection, weight.dtype)
+    return selected(ranks(selection.score, weight, random), index, threshold, selection.cut)
 
 
 def mask_of(selection: Selection, weight: Tensor) -> Tensor:
@@ -116,7 +135,7 @@ def select_smallest(score: Score, weight: Tensor, count: int, stream: Stream) ->
             random = range_of("keys", stream, start, start + part.numel(), weight.device) if score == "random" else None
             yield keys(score, part, random).to(torch.int64)
 
-    bits = 32 if score == "random" else _INTEGER[weight.dtype][1]
+    bits = 32 if score == "random" else _INTEGER[wide_dtype(weight.dtype)][1]
     threshold, ties = _kth_smallest(chunks, count, bits)
     cut = _index_of_tie(chunks, threshold, ties)
     as_tensor = torch.tensor([threshold, cut], dtype=torch.int64, device=weight.device)

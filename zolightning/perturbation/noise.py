@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
@@ -64,7 +63,8 @@ class Counters(NamedTuple):
         blocks: the first counter's block of each unit, int64 [units].
         lanes: the numbers 0 to 15, int64 [16].
         parameter: the parameter's word, int64 [], or one for each unit [units, 1].
-        place: step, query with lane, and the round keys of either key word, int64 [22].
+        place: step, query with lane, and the round keys of either key word, int64 [22, 16], the same in each lane: a
+            compiled loop then has two dimensions throughout and stays one loop, which keeps words in registers.
     """
 
     blocks: Tensor
@@ -125,7 +125,7 @@ def counters_at(stream: Stream, unit_numbers: Tensor, parameters: Tensor | None 
 
 
 def place_on(stream: Stream, device: torch.device) -> Tensor:
-    """Return a stream's place without its parameter, int64 [22]: step, query with lane, round keys."""
+    """Return a stream's place without its parameter, int64 [22, 16]: step, query with lane, round keys; 16 times."""
     return _place(stream.seed, stream.step & LOW, ((stream.query << 8) | stream.lane) & LOW, device)
 
 
@@ -134,7 +134,9 @@ def _place(seed: int, step: int, lane: int, device: torch.device) -> Tensor:
     low, high = round_keys(seed)
     # Pinned memory lets the copy to an accelerator run without waiting for it.
     host = torch.tensor([step, lane, *low, *high], dtype=torch.int64, pin_memory=device.type == "cuda")
-    return host.to(device, non_blocking=True)
+    place = host.to(device, non_blocking=True).unsqueeze(1).expand(-1, _COUNTERS).contiguous()
+    torch._dynamo.mark_static(place)
+    return place
 
 
 @functools.lru_cache(maxsize=1 << 16)
@@ -146,7 +148,9 @@ def parameter_on(word: int, device: torch.device) -> Tensor:
 @functools.cache
 def lanes(device: torch.device) -> Tensor:
     """Return the numbers 0 to 15 on a device, int64 [16]."""
-    return torch.arange(_COUNTERS, device=device)
+    numbers = torch.arange(_COUNTERS, device=device)
+    torch._dynamo.mark_static(numbers)
+    return numbers
 
 
 @functools.cache
@@ -168,7 +172,8 @@ def gaussian_planes(where: Counters) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """
     a, b, c, d = ((word.to(torch.float32) + 0.5) * 2.0**-32 for word in word_planes(where))
     radius_0, radius_1 = torch.sqrt(-2.0 * torch.log(a)), torch.sqrt(-2.0 * torch.log(c))
-    angle_0, angle_1 = (2.0 * math.pi) * b, (2.0 * math.pi) * d
+    # 2 pi, spelled out: a compiler takes a constant of a module for an argument.
+    angle_0, angle_1 = 6.283185307179586 * b, 6.283185307179586 * d
     return (
         radius_0 * torch.cos(angle_0),
         radius_0 * torch.sin(angle_0),

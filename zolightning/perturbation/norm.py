@@ -31,7 +31,7 @@ def squared_norm(
         for first in range(0, whole, _TILES):
             count = min(_TILES, whole - first)
             sums = torch.empty(count, 1, device=device)
-            compiler.run(_sum_of_squares, count * TILE, sums, counters(streams[name], device, count, first))
+            compiler.run(_sum_of_squares, count, sums, counters(streams[name], device, count, first))
             total = total + sums.sum(dtype=torch.float64)
         if size % TILE:
             tail = range_of("gaussian", streams[name], whole * TILE, size, device)

@@ -98,18 +98,23 @@ class _Source:
             with self.probe.scratch.borrow(self.weight.numel(), self.weight) as buffer:
                 self._fill(buffer, 0)
                 return functional.linear(inputs, buffer.view(rows, columns), bias)
-        out = inputs.new_empty(prod(inputs.shape[:-1]), rows)
+        # Autocast does not reach a product that is written into its place.
+        parts: list[Tensor] | None = [] if torch.is_autocast_enabled(inputs.device.type) else None
+        out = inputs.new_empty(prod(inputs.shape[:-1]), rows if parts is None else 0)
         flat = inputs.reshape(-1, columns)
         for first in range(0, rows, at_once):
             last = min(first + at_once, rows)
             with self.probe.scratch.borrow((last - first) * columns, self.weight) as buffer:
                 self._fill(buffer, first * columns)
-                part = buffer.view(last - first, columns).t()
-                if bias is None:
-                    torch.mm(flat, part, out=out[:, first:last])
+                part = buffer.view(last - first, columns)
+                offset = None if bias is None else bias[first:last]
+                if parts is not None:
+                    parts.append(functional.linear(flat, part, offset))
+                elif offset is None:
+                    torch.mm(flat, part.t(), out=out[:, first:last])
                 else:
-                    torch.addmm(bias[first:last], flat, part, out=out[:, first:last])
-        return out.view(*inputs.shape[:-1], rows)
+                    torch.addmm(offset, flat, part.t(), out=out[:, first:last])
+        return (torch.cat(parts, 1) if parts else out).view(*inputs.shape[:-1], rows)
 
     def _fill(self, buffer: Tensor, first: int) -> None:
         weight = self.weight.reshape(-1)[first : first + buffer.numel()]

@@ -33,17 +33,19 @@ def noise_at(kind: Kind, stream: Stream, starts: Tensor, width: int, compiler: C
     """
     bits = BITS[kind]
     size = unit(bits)
-    first, offset = starts // size, starts % size
+    # Sizes are powers of two, and a device divides by those as slowly as by any other number.
+    shift = size.bit_length() - 1
+    first, offset = starts >> shift, starts & (size - 1)
     span = (width + size - 2) // size + 1
     numbers = (first.unsqueeze(1) + torch.arange(span, device=starts.device)).reshape(-1)
     words = made(kind, stream, numbers, None, compiler).view(starts.numel(), -1)
     element = offset.unsqueeze(1) + torch.arange(width, device=starts.device)
-    chosen = words.gather(1, element // size * TILE + element % TILE)
+    chosen = words.gather(1, ((element >> shift) * TILE) + (element & (TILE - 1)))
     if kind == "gaussian":
         return chosen
     if kind == "keys":
         return chosen.to(torch.int64) & _LOW
-    field = (chosen >> (element % size // TILE * bits).to(torch.int32)) & (2**bits - 1)
+    field = (chosen >> ((element & (size - 1)) // TILE * bits).to(torch.int32)) & (2**bits - 1)
     return signs(field) if kind == "signs" else field
 
 
@@ -60,7 +62,7 @@ def made(kind: Kind, stream: Stream, numbers: Tensor, parameters: Tensor | None,
     dtype = torch.float32 if kind == "gaussian" else torch.int32
     out = torch.empty(numbers.numel(), 4, TILE // 4, dtype=dtype, device=numbers.device)
     where = counters_at(stream, numbers, parameters)
-    compiler.run(draw_gaussian if kind == "gaussian" else draw, out.numel(), out.unbind(1), where)
+    compiler.run(draw_gaussian if kind == "gaussian" else draw, numbers.numel(), out.unbind(1), where)
     return out
 
 

@@ -7,13 +7,14 @@ bfloat16 and 9 % of float16 weights that are N(0, 0.02^2), and the rest of the u
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
-_BFLOAT16_DROPPED = 16
-_FLOAT16_DROPPED = 13
-_FLOAT16_SMALLEST_NORMAL = 2.0**-14
-_FLOAT16_STEP_BELOW_NORMAL = 2.0**-24
+_FLOAT32_FRACTION = 23
+_FLOAT16_NORMAL = 2.0**-14
+_LARGE = 2.0**100
 
 
 def wide(values: Tensor) -> Tensor:
@@ -29,7 +30,9 @@ def wide_dtype(dtype: torch.dtype) -> torch.dtype:
 def stochastic_round(values: Tensor, words: Tensor, dtype: torch.dtype) -> Tensor:
     """Round float32 values up or down to a neighbour in `dtype`, each with the probability that keeps the mean.
 
-    A number that `dtype` can hold stays as it is, bit for bit.
+    A number that `dtype` can hold stays as it is, bit for bit. The neighbours are the nearest number and the next one
+    on the value's other side; no bits are read, since a compiled loop would leave its vectors for that. Numbers of
+    bfloat16 beyond 2^100, or that float32 holds as subnormal ones, are rounded to nearest.
 
     Args:
         values: float32, of any shape.
@@ -42,21 +45,31 @@ def stochastic_round(values: Tensor, words: Tensor, dtype: torch.dtype) -> Tenso
     Raises:
         ValueError: if `dtype` is not a half-precision type.
     """
-    if dtype == torch.bfloat16:
-        return _add_and_truncate(values, words, _BFLOAT16_DROPPED).to(dtype)
+    if dtype not in (torch.bfloat16, torch.float16):
+        raise ValueError(f"stochastic rounding is for torch.bfloat16 and torch.float16, got {dtype}")
+    grid = torch.finfo(dtype)
+    nearest = _on_grid(values, dtype)
+    rest = values - nearest
+    # More than half of the spacing, less than one and a half, on either side of a power of two as well.
+    beyond = (nearest.abs() * grid.eps).clamp(min=grid.smallest_normal * grid.eps) * 0.6
+    other = _on_grid(torch.where(rest > 0, nearest + beyond, nearest - beyond), dtype)
+    share = words.to(torch.float32) * 2.0**-16
+    chosen = torch.where(share * (other - nearest).abs() < rest.abs(), other, nearest)
+    # Zero keeps its sign.
+    return torch.where(rest == 0, values, chosen).to(dtype)
+
+
+def _on_grid(values: Tensor, dtype: torch.dtype) -> Tensor:
+    """Round float32 values to the nearest number that `dtype` can hold, in float32.
+
+    By arithmetic (Veltkamp 1968: with t = (2^k + 1) x, t - (t - x) is x without its last k bits), because a compiler
+    takes a cast there and back for no cast at all.
+    """
+    kept = -int(math.log2(torch.finfo(dtype).eps))
+    scaled = values * (2.0 ** (_FLOAT32_FRACTION - kept) + 1.0)
+    rounded = scaled - (scaled - values)
     if dtype == torch.float16:
-        normal = _add_and_truncate(values, words, _FLOAT16_DROPPED)
-        # Below the normal range float16 numbers are evenly spaced, and float32's bits no longer show the spacing.
-        fraction = (words & (2**_FLOAT16_DROPPED - 1)).to(torch.float32) * 2.0**-_FLOAT16_DROPPED
-        small = torch.floor(values / _FLOAT16_STEP_BELOW_NORMAL + fraction) * _FLOAT16_STEP_BELOW_NORMAL
-        small = torch.where(values == small, values, small)
-        return torch.where(values.abs() < _FLOAT16_SMALLEST_NORMAL, small, normal).to(dtype)
-    raise ValueError(f"stochastic rounding is for torch.bfloat16 and torch.float16, got {dtype}")
-
-
-def _add_and_truncate(values: Tensor, words: Tensor, dropped: int) -> Tensor:
-    """Add a random number below the spacing to the bits of float32 values, and cut the bits that will not be kept."""
-    below = words & (2**dropped - 1)
-    rounded = ((values.view(torch.int32) + below) & -(2**dropped)).view(torch.float32)
-    # A carry out of the bits of an infinity or a NaN would make a number of it.
-    return torch.where(torch.isfinite(values), rounded, values)
+        # Below its normal range float16 is evenly spaced, as float32 is from 0.5 to 1.
+        rounded = torch.where(values.abs() < _FLOAT16_NORMAL, (values + 0.75) - 0.75, rounded)
+    # What would overflow is no weight; an infinity stays one.
+    return torch.where(values.abs() < _LARGE, rounded, values)

@@ -1,0 +1,144 @@
+"""Stand-ins for the length of a module's forward: put back whatever happens, and nothing of them left behind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from transformers.modeling_outputs import BaseModelOutput
+
+from tests.helpers.reference import direction, materialised
+from zolightning.perturbation import bundle
+from zolightning.perturbation.engine import Engine
+from zolightning.perturbation.noise import Stream
+from zolightning.perturbation.options import EngineOptions
+
+PLACE = Stream(seed=3, parameter=0, step=1)
+SCALE = 0.25
+
+
+@pytest.fixture(autouse=True, params=["together", "one by one"])
+def both_paths(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.param == "one by one":
+        monkeypatch.setattr(bundle, "LIMIT", 0)
+
+
+@torch.no_grad()
+def probed(model: nn.Module, inputs: Tensor, engine: Engine | None = None) -> Tensor:
+    with (engine or Engine(model)).perturbed(PLACE, SCALE):
+        out: Tensor = model(inputs)
+    return out
+
+
+@torch.no_grad()
+def expected(model: nn.Module, inputs: Tensor) -> Tensor:
+    """Return what a model gives whose weights have really been moved."""
+    out: Tensor = materialised(model, direction(model, PLACE.seed, PLACE.step, PLACE.query), SCALE)(inputs)
+    return out
+
+
+def random(*shape: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(0))
+
+
+def test_a_module_that_hands_its_weight_on_hands_on_the_perturbed_one() -> None:
+    """What outlives the module's forward must not lie in scratch, which the next module writes over."""
+
+    class Holder(nn.Module):
+        def __init__(self, part: Callable[[Tensor], Tensor]) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(random(6, 6))
+            self.part = part
+
+        def forward(self) -> Tensor:
+            return self.part(self.weight)
+
+    class Model(nn.Module):
+        def __init__(self, part: Callable[[Tensor], Tensor]) -> None:
+            super().__init__()
+            self.holder, self.linear = Holder(part), nn.Linear(6, 6)
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            held = self.holder()
+            out: Tensor = self.linear(inputs) @ held
+            return out
+
+    parts: list[Callable[[Tensor], Tensor]] = [
+        lambda w: w,
+        lambda w: w[:6],
+        lambda w: w.T,
+        lambda w: w.expand(1, 6, 6)[0],
+    ]
+    for part in parts:
+        model = Model(part)
+        engine = Engine(model)
+        for _ in range(3):
+            assert torch.equal(probed(model, random(4, 6), engine), expected(model, random(4, 6)))
+        assert len(engine._scratch._buffers) <= 3
+
+
+def test_what_holds_a_weight_stays_what_it_is() -> None:
+    class Holder(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(random(6, 6))
+
+        def forward(self, inputs: Tensor) -> BaseModelOutput:
+            return BaseModelOutput(self.weight, (inputs, self.weight[1], inputs @ self.weight))
+
+    model, inputs = Holder(), random(4, 6)
+    with torch.no_grad(), Engine(model).perturbed(PLACE, SCALE):
+        out = model(inputs)
+        weight = model.weight.detach() + SCALE * direction(model, PLACE.seed, PLACE.step, PLACE.query)["weight"]
+        model(random(4, 6))
+    assert type(out) is BaseModelOutput
+    held, (same, row, product) = out.to_tuple()
+    assert same is inputs
+    assert torch.equal(held, weight)
+    assert torch.equal(row, weight[1])
+    assert torch.equal(product, inputs @ weight)
+
+
+@pytest.mark.parametrize("where", ["inner", "outer"])
+def test_after_an_exception_weights_and_scratch_are_put_back(where: str) -> None:
+    class Outer(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(random(6, 6))
+            self.inner = nn.Linear(6, 6)
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            moved = inputs @ self.weight
+            if fails and where == "outer":
+                raise RuntimeError("planted")
+            out: Tensor = self.inner(moved if not fails else moved[:, :3])
+            return out
+
+    model, fails = Outer(), True
+    parameters = dict(model.named_parameters())
+    engine = Engine(model)
+    with pytest.raises(RuntimeError):
+        probed(model, random(4, 6), engine)
+    assert all(parameters[name] is parameter for name, parameter in model.named_parameters())
+    assert engine._scratch._used == 0
+    assert not any(module._forward_pre_hooks or module._forward_hooks for module in model.modules())
+    fails = False
+    assert torch.equal(probed(model, random(4, 6), engine), expected(model, random(4, 6)))
+
+
+def test_tied_weights_have_one_direction() -> None:
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table, self.head = nn.Embedding(10, 6), nn.Linear(6, 10, bias=False)
+            self.head.weight = self.table.weight
+
+        def forward(self, ids: Tensor) -> Tensor:
+            out: Tensor = self.head(self.table(ids))
+            return out
+
+    model, ids = Tied(), torch.tensor([1, 7])
+    assert list(Engine(model, EngineOptions(distribution="rademacher")).parameters) == ["table.weight"]
+    assert torch.equal(probed(model, ids), expected(model, ids))

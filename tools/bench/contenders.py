@@ -1,0 +1,147 @@
+"""Who is measured, and how many bytes a step of each moves by count.
+
+Bytes are counted as the operations read and write them, and averaged over all weights of the model; caches are ignored.
+`e` is the size of a weight, `u` the share of weights that a forward reads whole: all but embeddings and the output
+head, of which only rows are looked up, too few to count.
+
+- two_forwards: a read each, 2 e u.
+- textbook_mezo: a pass draws z (1 write), multiplies it twice (2 reads, 2 writes) and adds it to the weight (2 reads,
+  1 write), so 8 e, and there are four; two forwards read the head whole too, 2 e (u + head). In float16 its passes take
+  the 64 bytes that were counted in the released code.
+- in_forward: a probe reads the weight, writes scratch, and the forward reads that: 3 e u, twice; the update reads and
+  writes every weight, 2 e (of `skip` those in use, 2 e u). A mask is made from what has been read.
+- in_place: three passes that read and write, 6 e, and two forwards, 2 e u.
+- signs are cut from words made just before, a bit a weight, written and read: 1/4 byte a pass over a weight. Stochastic
+  rounding of half precision takes 16 bits, written and read: 4 bytes in the update.
+- fo_sgd: forward and backward read, 2 e u; every gradient is written, read for the norm, read for the update, which
+  reads and writes the weight: 5 e.
+- fo_adamw: as fo_sgd, but torch's operations of the update read and write 18 e: moments 8, denominator 6, weight 4.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+
+from bench.textbook import TextbookMeZO
+from bench.workload import Counts, Workload
+from zolightning.perturbation.options import Distribution, EngineOptions, IdleRows, ProbeMode
+from zolightning.strategies import FOSGD, ZOSGD, FOAdam, SparseMeZO, Strategy
+
+# So small that the weights are the same for everybody, for all that a step can tell.
+LR = 1e-8
+EPS = 1e-3
+KEEP_RATIO = 0.2
+
+Step = Callable[[], object]
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One row of the table.
+
+    Attributes:
+        name: of the row.
+        start: makes whatever a step needs, and returns the step.
+        bytes_per_weight: how many a step moves, by count.
+        strategy: the class, if it is one.
+        probe: the probe mode.
+        distribution: of the directions.
+        idle_rows: what is done to rows that are not in use.
+        transient: whether its state is large, so that it is made anew for each turn and never in the others' way.
+    """
+
+    name: str
+    start: Callable[[Workload], Step]
+    bytes_per_weight: Callable[[Counts], float]
+    strategy: str | None = None
+    probe: ProbeMode | None = None
+    distribution: Distribution | None = None
+    idle_rows: IdleRows | None = None
+    transient: bool = False
+
+
+def contenders() -> list[Contender]:
+    """Return all of them, in the order in which a round runs them."""
+    return [
+        Contender("two_forwards", _two_forwards, lambda n: 2 * n.size * n.used / n.total),
+        Contender(
+            "textbook_mezo",
+            _textbook,
+            lambda n: n.size * (32 + 2 * (n.used + n.head) / n.total),
+            probe="in_place",
+            distribution="gaussian",
+        ),
+        _zeroth("in_forward", "gaussian"),
+        _zeroth("in_forward", "rademacher"),
+        _zeroth("in_forward", "sphere"),
+        _zeroth("in_place", "gaussian"),
+        _zeroth("in_place", "rademacher"),
+        _zeroth("in_place", "sphere"),
+        _zeroth("in_forward", "gaussian", idle_rows="skip"),
+        _zeroth("in_forward", "gaussian", sparse=True),
+        _zeroth("in_forward", "rademacher", sparse=True),
+        _first("fo_sgd", FOSGD(lr=LR), 5),
+        _first("fo_adamw", FOAdam(lr=LR), 20),
+    ]
+
+
+def _zeroth(
+    probe: ProbeMode, distribution: Distribution, *, idle_rows: IdleRows = "update", sparse: bool = False
+) -> Contender:
+    engine = EngineOptions(distribution=distribution, probe=probe, idle_rows=idle_rows)
+    plain = ZOSGD(lr=LR, eps=EPS, engine=engine)
+    strategy = SparseMeZO(lr=LR, eps=EPS, keep_ratio=KEEP_RATIO, engine=engine) if sparse else plain
+    name = f"{'sparse_mezo' if sparse else 'zo_sgd'}_{probe}_{distribution}"
+    return Contender(
+        name if idle_rows == "update" else f"{name}_{idle_rows}",
+        partial(_start, strategy),
+        partial(_zeroth_bytes, engine),
+        strategy=type(strategy).__name__,
+        probe=probe,
+        distribution=distribution,
+        idle_rows=idle_rows,
+    )
+
+
+def _first(name: str, strategy: Strategy, writes: int) -> Contender:
+    return Contender(
+        name,
+        partial(_start, strategy),
+        lambda n: n.size * (2 * n.used / n.total + writes),
+        strategy=type(strategy).__name__,
+        transient=True,
+    )
+
+
+def _start(strategy: Strategy, work: Workload) -> Step:
+    optimizer = strategy.configure(work.model, seed=0)
+    return lambda: strategy.training_step(optimizer, work.loss)
+
+
+def _two_forwards(work: Workload) -> Step:
+    @torch.no_grad()
+    def step() -> None:
+        work.loss()
+        work.loss()
+
+    return step
+
+
+def _textbook(work: Workload) -> Step:
+    mezo = TextbookMeZO(work.model, LR, EPS)
+    return lambda: mezo.step(work.textbook_loss)
+
+
+def _zeroth_bytes(engine: EngineOptions, n: Counts) -> float:
+    used = n.used / n.total
+    updated = used if engine.idle_rows == "skip" else 1.0
+    words = 0.25 if engine.distribution == "rademacher" else 0.0
+    rounding = 4.0 if n.size == 2 and engine.rounding == "stochastic" else 0.0
+    update = (2 * n.size + words + rounding) * updated
+    if engine.probe == "in_place":
+        return 2 * n.size * used + 2 * (2 * n.size + words) + update
+    return 2 * (3 * n.size + words) * used + update
