@@ -157,7 +157,7 @@ class ZerothOrderOptimizer(Optimizer, ABC):
         """Move the weights; where `estimate.finite` is false nothing may change."""
 
     def probe(self, query: int, scale: float) -> AbstractContextManager[None]:
-        """Let the forwards within the context see theta + scale z_query; theta itself does not move."""
+        """Let the forwards within the context see theta + scale z_query; with in-place probes theta itself is there."""
         return self.engine.perturbed(self.place(query), scale)
 
     def place(self, query: int) -> Stream:
