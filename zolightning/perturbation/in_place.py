@@ -59,5 +59,6 @@ class InPlace:
 
 def _plus(coefficients: Tensor, back: Tensor) -> Tensor:
     missing = back.numel() - coefficients.numel()
-    padded = torch.cat([coefficients, coefficients.new_zeros(missing)])
-    return padded + back.to(padded.device, padded.dtype, non_blocking=True)
+    # In float64: rounded to the loss's float32, the way back would be another than the way there.
+    padded = torch.cat([coefficients, coefficients.new_zeros(missing)]).double()
+    return padded + back.to(padded.device, non_blocking=True)
