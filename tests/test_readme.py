@@ -61,6 +61,8 @@ def words_of(command: str, folder: Path) -> list[str]:
     words[0] = sys.executable
     if "mistral" in command:
         words += stand_ins(folder)
+    if "bench_step.py" in command:
+        words += ["--steps", "1", "--only", "two_forwards,textbook_mezo,zo_sgd_in_forward_gaussian"]
     if "study.py" in command:
         seeds = words.index("--seeds")
         words = [*words[: seeds + 2], *words[seeds + 4 :], "--trainer.max_steps=2"]
