@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from zolightning.perturbation.compiler import Compiler
-from zolightning.perturbation.kernels import perturb_into, update_
+from zolightning.perturbation.kernels import Motion, subtract
 from zolightning.perturbation.masks import Score, mask_of, select_smallest
 from zolightning.perturbation.noise import Lane, Stream
 from zolightning.perturbation.norm import squared_norm
@@ -78,9 +78,9 @@ def test_compiled_kernels_do_as_eager_ones(dtype: torch.dtype, score: Score | No
     results = []
     for compiler in (EAGER, COMPILED):
         out, updated = torch.empty_like(weight), weight.clone()
-        perturb_into(out, weight, torch.tensor(0.1), kind, STREAM, selection, compiler)
+        subtract(weight, Motion(kind, [STREAM], torch.tensor([-0.1]), selection=selection), compiler, out)
         streams = [STREAM, replace(STREAM, query=1)]
-        update_(updated, coefficients, decay, kind, streams, selection, rounding, compiler)
+        subtract(updated, Motion(kind, streams, coefficients, decay, selection, rounding), compiler)
         assert compiler.enabled == (compiler is COMPILED), "the compiler was given up"
         results.append((out, updated))
     for eager, compiled in zip(*results, strict=True):
@@ -145,8 +145,9 @@ def test_what_is_compiled_for_one_size_is_right_for_all(kind: Kind) -> None:
         results = []
         for compiler in (EAGER, COMPILED):
             out, moved = torch.empty_like(weight), weight.clone()
-            perturb_into(out, weight, torch.tensor(0.5), kind, STREAM, selection, compiler)
-            update_(moved, torch.tensor([0.1]), None, kind, [STREAM], selection, ROUNDING, compiler)
+            motion = Motion(kind, [STREAM], torch.tensor([0.1]), selection=selection)
+            subtract(weight, motion, compiler, out)
+            subtract(moved, replace(motion, rounding=ROUNDING), compiler)
             results.append((out, moved))
         for eager, compiled in zip(*results, strict=True):
             assert int((eager != compiled).sum()) <= size // 500
@@ -157,12 +158,13 @@ def test_without_a_compiler_the_kernels_run_eager_with_one_warning_of_one_line(t
     code = (
         "import torch\n"
         "from zolightning.perturbation.compiler import Compiler\n"
-        "from zolightning.perturbation.kernels import perturb_into\n"
+        "from zolightning.perturbation.kernels import Motion, subtract\n"
         "from zolightning.perturbation.noise import Stream\n"
         "from zolightning.perturbation.ranges import range_of\n"
         "compiler, out = Compiler(True, 6400), torch.empty(6400)\n"
         "for _ in range(2):\n"
-        "    perturb_into(out, torch.zeros(6400), torch.tensor(1.0), 'gaussian', Stream(1, 2, 3), None, compiler)\n"
+        "    motion = Motion('gaussian', [Stream(1, 2, 3)], torch.tensor([-1.0]))\n"
+        "    subtract(torch.zeros(6400), motion, compiler, out)\n"
         "assert not compiler.enabled\n"
         "assert torch.equal(out, range_of('gaussian', Stream(1, 2, 3), 0, 6400))\n"
     )
@@ -179,7 +181,7 @@ def test_small_kernels_run_eager(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr("zolightning.perturbation.compiler._compile", refuse)
     out = torch.empty(64)
-    perturb_into(out, torch.zeros(64), torch.tensor(1.0), "gaussian", STREAM, None, COMPILED)
+    subtract(torch.zeros(64), Motion("gaussian", [STREAM], torch.tensor([-1.0])), COMPILED, out)
     assert torch.equal(out, range_of("gaussian", STREAM, 0, 64))
 
 

@@ -9,38 +9,17 @@ import torch
 from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutput
 
-from tests.helpers.reference import direction, materialised
+from tests.helpers.probes import PLACE, SCALE, expected, probed, random
+from tests.helpers.reference import direction
 from zolightning.perturbation import bundle
 from zolightning.perturbation.engine import Engine
-from zolightning.perturbation.noise import Stream
 from zolightning.perturbation.options import EngineOptions
-
-PLACE = Stream(seed=3, parameter=0, step=1)
-SCALE = 0.25
 
 
 @pytest.fixture(autouse=True, params=["together", "one by one"])
 def both_paths(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if request.param == "one by one":
         monkeypatch.setattr(bundle, "LIMIT", 0)
-
-
-@torch.no_grad()
-def probed(model: nn.Module, inputs: Tensor, engine: Engine | None = None) -> Tensor:
-    with (engine or Engine(model)).perturbed(PLACE, SCALE):
-        out: Tensor = model(inputs)
-    return out
-
-
-@torch.no_grad()
-def expected(model: nn.Module, inputs: Tensor) -> Tensor:
-    """Return what a model gives whose weights have really been moved."""
-    out: Tensor = materialised(model, direction(model, PLACE.seed, PLACE.step, PLACE.query), SCALE)(inputs)
-    return out
-
-
-def random(*shape: int) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(0))
 
 
 def test_a_module_that_hands_its_weight_on_hands_on_the_perturbed_one() -> None:

@@ -11,16 +11,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers.pytorch_utils import Conv1D
 
-from tests.helpers.reference import direction, materialised
+from tests.helpers.probes import PLACE, SCALE, expected, probed, random
 from zolightning.perturbation import bundle, probe
 from zolightning.perturbation.directions import Directions
 from zolightning.perturbation.engine import Engine
 from zolightning.perturbation.lazy import LazyWeight
-from zolightning.perturbation.noise import Stream
 from zolightning.perturbation.scratch import Scratch
-
-PLACE = Stream(seed=3, parameter=0, step=1)
-SCALE = 0.25
 
 
 @pytest.fixture(autouse=True)
@@ -52,24 +48,6 @@ class Made:
 @pytest.fixture
 def made(monkeypatch: pytest.MonkeyPatch) -> Made:
     return Made(monkeypatch)
-
-
-@torch.no_grad()
-def probed(model: nn.Module, inputs: Tensor, engine: Engine | None = None) -> Tensor:
-    with (engine or Engine(model)).perturbed(PLACE, SCALE):
-        out: Tensor = model(inputs)
-    return out
-
-
-@torch.no_grad()
-def expected(model: nn.Module, inputs: Tensor) -> Tensor:
-    """Return what a model gives whose weights have really been moved."""
-    out: Tensor = materialised(model, direction(model, PLACE.seed, PLACE.step, PLACE.query), SCALE)(inputs)
-    return out
-
-
-def random(*shape: int) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(0))
 
 
 @pytest.mark.parametrize("ids", [torch.tensor([[4, 1, 4], [0, 9, 1]]), torch.tensor(7), torch.tensor([3, 3]).int()])

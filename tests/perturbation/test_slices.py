@@ -14,7 +14,7 @@ from torch import Tensor
 from zolightning.perturbation import bundle, kernels
 from zolightning.perturbation.bundle import Bundle
 from zolightning.perturbation.compiler import Compiler
-from zolightning.perturbation.kernels import perturb_into, perturbed_rows, update_, updated_rows
+from zolightning.perturbation.kernels import Motion, moved_rows, subtract
 from zolightning.perturbation.masks import Score, Selection, mask_of, select_smallest
 from zolightning.perturbation.noise import Lane, Stream, unit
 from zolightning.perturbation.ranges import BITS, Kind, noise_at, range_of
@@ -39,6 +39,11 @@ def selection_of(weight: Tensor, score: Score | None) -> Selection | None:
     if score is None:
         return None
     return select_smallest(score, weight, max(1, weight.numel() // 3), replace(STREAM, lane=Lane.MASK))
+
+
+def probing(kind: Kind, selection: Selection | None) -> Motion:
+    """Return what a probe at theta + SCALE z subtracts."""
+    return Motion(kind, [STREAM], -SCALE.unsqueeze(0), selection=selection)
 
 
 def moved(weight: Tensor, kind: Kind, selection: Selection | None) -> Tensor:
@@ -87,9 +92,9 @@ def test_a_weight_perturbed_in_chunks_equals_the_formula(
     selection = selection_of(weight, score)
     expected, out = moved(weight, kind, selection), torch.empty_like(weight)
     with mock.patch.dict(kernels._CHUNK, {"cpu": chunk}):
-        perturb_into(out, weight, SCALE, kind, STREAM, selection, EAGER)
+        subtract(weight, probing(kind, selection), EAGER, out)
         assert torch.equal(out, expected)
-        perturb_into(weight, weight, SCALE, kind, STREAM, selection, EAGER)
+        subtract(weight, probing(kind, selection), EAGER)
     assert torch.equal(weight, expected), "in its own place"
 
 
@@ -111,10 +116,10 @@ def test_row_chunks_and_looked_up_rows_equal_the_whole(
     first = data.draw(st.sampled_from(range(0, rows * columns, unit(1))))
     stop = data.draw(st.integers(first, rows * columns))
     part = torch.empty(stop - first)
-    perturb_into(part, table.view(-1)[first:stop], SCALE, kind, STREAM, selection, EAGER, first)
+    subtract(table.view(-1)[first:stop], probing(kind, selection), EAGER, part, first)
     assert torch.equal(part, expected.view(-1)[first:stop])
     numbers = torch.tensor(data.draw(st.lists(st.integers(0, rows - 1), min_size=1, max_size=8)))
-    seen = perturbed_rows(table[numbers], numbers * columns, SCALE, kind, STREAM, selection, EAGER)
+    seen = moved_rows(table[numbers], numbers * columns, probing(kind, selection), EAGER)
     assert torch.equal(seen, expected[numbers])
 
 
@@ -133,13 +138,14 @@ def test_an_update_in_chunks_equals_one_of_rows(
     weight = weights(size, dtype)
     selection, before = selection_of(weight, score), weight.clone()
     rounding = None if dtype == torch.float32 else ROUNDING
-    rest = (torch.tensor([0.1, -0.2]), torch.tensor(0.01), kind, [STREAM, replace(STREAM, query=1)])
+    streams = [STREAM, replace(STREAM, query=1)]
+    motion = Motion(kind, streams, torch.tensor([0.1, -0.2]), torch.tensor(0.01), selection, rounding)
     with mock.patch.dict(kernels._CHUNK, {"cpu": chunk}):
-        update_(weight, *rest, selection, rounding, EAGER)
+        subtract(weight, motion, EAGER)
     width = data.draw(st.integers(1, min(size, 200)))
     starts = torch.tensor(data.draw(st.lists(st.integers(0, size - width), min_size=1, max_size=5)))
     index = starts.unsqueeze(1) + torch.arange(width)
-    assert torch.equal(updated_rows(before[index], starts, *rest, selection, rounding, EAGER), weight[index])
+    assert torch.equal(moved_rows(before[index], starts, motion, EAGER), weight[index])
 
 
 @settings(max_examples=40)

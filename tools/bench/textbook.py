@@ -9,7 +9,7 @@ would only slow it further is left out: a branch for weight decay, a copy of the
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -94,8 +94,7 @@ class TextbookBatch:
 
     def to(self, device: torch.device) -> TextbookBatch:
         """Return the batch on a device."""
-        moved = {k: v.to(device) if isinstance(v, Tensor) else None for k, v in vars(self).items()}
-        return TextbookBatch(**moved)  # type: ignore[arg-type]
+        return replace(self, **{k: v.to(device) for k, v in vars(self).items() if isinstance(v, Tensor)})
 
 
 def same_sequences(batch: OptionBatch) -> TextbookBatch:

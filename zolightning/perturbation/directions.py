@@ -11,14 +11,7 @@ from torch import Tensor, nn
 
 from zolightning.perturbation.bundle import Bundle
 from zolightning.perturbation.compiler import Compiler
-from zolightning.perturbation.kernels import (
-    Rounding,
-    perturb_into,
-    perturbed_rows,
-    stepped,
-    update_,
-    updated_rows,
-)
+from zolightning.perturbation.kernels import Motion, Rounding, moved_rows, stepped, subtract
 from zolightning.perturbation.masks import Selection, mask_of
 from zolightning.perturbation.noise import Lane, Stream, parameter_words
 from zolightning.perturbation.norm import squared_norm
@@ -118,14 +111,16 @@ class Directions:
         return z.to(wide_dtype(weight.dtype))
 
     def fill(self, out: Tensor, weight: Tensor, name: str, place: Stream, scale: Tensor, first: int = 0) -> None:
-        """Write the perturbed weight into `out`, both flat [n]; the first element is the parameter's `first`."""
-        stream, selection = self.stream(name, place), self.selections.get(name)
-        perturb_into(out, weight, scale, self._kind, stream, selection, self._compiler, first)
+        """Write weight + scale z into `out`, both flat [n]; the first element is the parameter's `first`."""
+        subtract(weight, self._probing(name, place, scale), self._compiler, out, first)
 
     def rows(self, weight: Tensor, starts: Tensor, name: str, place: Stream, scale: Tensor) -> Tensor:
-        """Return perturbed rows [n, width] of the rows given, whose first elements are at `starts` [n]."""
-        stream, selection = self.stream(name, place), self.selections.get(name)
-        return perturbed_rows(weight, starts, scale, self._kind, stream, selection, self._compiler)
+        """Return weight + scale z for some rows [n, width], whose first elements are at `starts` [n]."""
+        return moved_rows(weight, starts, self._probing(name, place, scale), self._compiler)
+
+    def _probing(self, name: str, place: Stream, scale: Tensor) -> Motion:
+        streams, selection = [self.stream(name, place)], self.selections.get(name)
+        return Motion(self._kind, streams, -scale.unsqueeze(0), selection=selection)
 
     def subtract(
         self,
@@ -145,24 +140,26 @@ class Directions:
         """
         here = replace(places[0], query=0, lane=Lane.ROUNDING)
         rounds = {n for n, p in self.parameters.items() if rounding == "stochastic" and p.dtype in _HALF}
-        scaled = {id(step): self._on_counters(step, places) for step in steps.values()}
-        of = {name: scaled[id(steps[name])].to(parameter) for name, parameter in self.parameters.items()}
+        of = self._on_counters(places, steps)
         self._subtract_small(places, of, here, rounds)
         for name, parameter in self.parameters.items():
             if self.is_small(name):
                 continue
-            weight, step = parameter.detach(), of[name]
-            rounding_stream = self.stream(name, here) if name in rounds else None
-            streams = [self.stream(name, place) for place in places]
-            rest = (self._kind, streams, self.selections.get(name), rounding_stream, self._compiler)
+            motion = Motion(
+                self._kind,
+                [self.stream(name, place) for place in places],
+                of[name].coefficients,
+                of[name].decay,
+                self.selections.get(name),
+                self.stream(name, here) if name in rounds else None,
+            )
+            weight = parameter.detach()
             if only_rows is not None and name in only_rows:
-                numbers = only_rows[name]
-                table = weight.view(weight.size(0), -1)
-                starts = numbers * table.size(1)
+                numbers, table = only_rows[name], weight.flatten(1)
                 # Repeated rows are written more than once, each time the same.
-                table[numbers] = updated_rows(table[numbers], starts, step.coefficients, step.decay, *rest)
+                table[numbers] = moved_rows(table[numbers], numbers * table.size(1), motion, self._compiler)
             else:
-                update_(weight.view(-1), step.coefficients, step.decay, *rest)
+                subtract(weight.view(-1), motion, self._compiler)
         # Within one autocast context, casts of the weights are kept, and not known to be of weights that have moved.
         torch.clear_autocast_cache()
 
@@ -187,11 +184,19 @@ class Directions:
         # The weights have moved, and masks with them.
         self._kept = None
 
-    def _on_counters(self, step: Step, places: Sequence[Stream]) -> Step:
-        if not self._on_sphere:
-            return step
-        scaled = [self.scaled(place, step.coefficients[query]) for query, place in enumerate(places)]
-        return Step(torch.stack(scaled), step.decay)
+    def _on_counters(self, places: Sequence[Stream], steps: Mapping[str, Step]) -> dict[str, Step]:
+        """Return each parameter's step in factors of the counters' numbers, on its device and in its arithmetic."""
+        made: dict[tuple[int, torch.device, torch.dtype], Step] = {}
+        of: dict[str, Step] = {}
+        for name, parameter in self.parameters.items():
+            # Many parameters share a step; each copy of one would be a launch.
+            key = (id(steps[name]), parameter.device, parameter.dtype)
+            if key not in made:
+                step = steps[name].to(parameter)
+                scaled = [self.scaled(place, step.coefficients[query]) for query, place in enumerate(places)]
+                made[key] = replace(step, coefficients=torch.stack(scaled))
+            of[name] = made[key]
+        return of
 
     def _bundle_here(self) -> Bundle:
         """Return the bundle, made on first use: by then the model is on its device.

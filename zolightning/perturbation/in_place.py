@@ -48,17 +48,21 @@ class InPlace:
         self._at = None
         if place not in places:
             places = [*places, place]
-        back = torch.tensor([scale if one == place else 0.0 for one in places], dtype=torch.float64)
+        back = self._coefficients([scale if one == place else 0.0 for one in places])
         merged = {id(step): replace(step, coefficients=_plus(step.coefficients, back)) for step in steps.values()}
         return places, {name: merged[id(step)] for name, step in steps.items()}
 
     def _subtract(self, places: list[Stream], coefficients: list[float]) -> None:
-        step = Step(torch.tensor(coefficients, dtype=torch.float64), None)
+        step = Step(self._coefficients(coefficients), None)
         self._directions.subtract(places, dict.fromkeys(self._directions.parameters, step), "nearest")
+
+    def _coefficients(self, values: list[float]) -> Tensor:
+        device = next(iter(self._directions.parameters.values())).device
+        # Filled in on the device: a copy from the host would be waited for.
+        return torch.stack([torch.full((), value, dtype=torch.float64, device=device) for value in values])
 
 
 def _plus(coefficients: Tensor, back: Tensor) -> Tensor:
     missing = back.numel() - coefficients.numel()
     # In float64: rounded to the loss's float32, the way back would be another than the way there.
-    padded = torch.cat([coefficients, coefficients.new_zeros(missing)]).double()
-    return padded + back.to(padded.device, non_blocking=True)
+    return torch.cat([coefficients, coefficients.new_zeros(missing)]).double() + back

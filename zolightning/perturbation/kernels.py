@@ -1,6 +1,6 @@
-"""The two things that are done to a weight: move it into another place, and move it in its own.
+"""The one thing that is done to a weight: a motion is subtracted from it, in its own place or into another.
 
-Each reads and writes a weight once. Noise and mask are made as it goes, and there is no temporary of the weight's size.
+The weight is read and written once. Noise and mask are made as it goes, and there is no temporary of the weight's size.
 One source of plain torch operations serves every device; torch.compile fuses it into one loop where that pays (see
 `zolightning.perturbation.compiler`). A weight is taken as four planes, element 16 j + k of each tile of 64 in plane j,
 since that is how its noise comes (see `zolightning.perturbation.noise`): a loop over the planes makes the four words of
@@ -10,6 +10,7 @@ a counter once and needs no place to keep them.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import torch
@@ -36,129 +37,68 @@ Rounding = Literal["stochastic", "nearest"]
 # Elements a kernel works on at once. On a CPU the words of rounding and signs stay in cache; elsewhere launches count.
 _CHUNK = {"cpu": 1 << 20}
 _LARGE_CHUNK = 1 << 24
-# The most tiles that a unit of counters serves.
-_TILES_A_UNIT = unit(1) // TILE
 
 
-class _Mask(NamedTuple):
-    """A selection as a kernel takes it."""
-
-    score: Score
-    level: Tensor
-    cut: Tensor
-    where: Counters
-
-
-# Normal numbers are made from counters inside the kernel; signs are cut from words made just before, 128 a counter.
-_Noise = Counters | Tensor
-
-
-def perturb_into(
-    out: Tensor,
-    weight: Tensor,
-    scale: Tensor,
-    kind: Kind,
-    stream: Stream,
-    selection: Selection | None,
-    compiler: Compiler,
-    first: int = 0,
-) -> None:
-    """Write weight + scale z into `out`, where selected, and the weight elsewhere; `out` may be the weight itself.
-
-    The sum is made in float32 (float64 for float64 weights) and rounded once, to nearest.
+@dataclass(frozen=True)
+class Motion:
+    """What is subtracted from a parameter: sum_i coefficients[i] z_i + decay theta, on the selected elements.
 
     Args:
-        out: flat, contiguous, of the weight's dtype [n].
+        kind: what the directions are made of.
+        streams: the parameter's stream of each direction, one a query (or a step of a journal).
+        coefficients: of the directions, in the dtype of the weight's arithmetic [queries]. For a probe at
+            theta + eps z, minus eps; for an update, learning rate times the projected gradient's share.
+        decay: learning rate times weight decay, of the coefficients' dtype [], or None for no decay.
+        selection: the mask, or None where all elements move.
+        rounding: the stream of the rounding lane for stochastic rounding, or None to round to nearest.
+    """
+
+    kind: Kind
+    streams: Sequence[Stream]
+    coefficients: Tensor
+    decay: Tensor | None = None
+    selection: Selection | None = None
+    rounding: Stream | None = None
+
+
+def subtract(weight: Tensor, motion: Motion, compiler: Compiler, out: Tensor | None = None, first: int = 0) -> None:
+    """Subtract a motion from a weight, in place or into `out`; an element whose change is zero keeps its bits.
+
+    Sums are made in float32 (float64 for float64 weights) and rounded once.
+
+    Args:
         weight: flat, contiguous [n].
-        scale: plus or minus the smoothing parameter, float32 or float64 [].
-        kind: what the direction is made of.
-        stream: the direction's stream.
-        selection: the mask, or None for a dense direction.
+        motion: what to subtract.
         compiler: runs the kernel compiled or eager.
+        out: flat, contiguous, of the weight's dtype [n], or None for the weight's own place.
         first: the index in the parameter of the weight's first element, a multiple of `unit(1)`.
     """
     for start, stop in _chunks(weight):
-        tiles = (stop - start) // TILE
-        noise = _noise(kind, stream, weight.device, first + start, tiles, compiler)
-        mask = _mask_for(selection, weight, first + start, tiles)
-        planes = _planes(out[start:stop]), _planes(weight[start:stop])
-        compiler.run(_perturb, tiles // _TILES_A_UNIT, *planes, scale, noise, mask)
+        planes = None if out is None else _planes(out[start:stop])
+        noise = _noise(motion, weight.device, first + start, (stop - start) // TILE, compiler)
+        mask = _mask_for(motion.selection, weight, first + start, (stop - start) // TILE)
+        moving = (_planes(weight[start:stop]), motion.coefficients, noise.directions, motion.decay, mask, noise.words)
+        compiler.run(_subtract, (stop - start) // unit(1), planes, *moving)
     if tail := weight.numel() % TILE:
-        starts = _start(first + weight.numel() - tail, weight.device)
-        moved = perturbed_rows(weight[-tail:].unsqueeze(0), starts, scale, kind, stream, selection, compiler)
-        out[-tail:] = moved[0]
+        starts = torch.full((1,), first + weight.numel() - tail, dtype=torch.int64, device=weight.device)
+        place = weight if out is None else out
+        place[-tail:] = moved_rows(weight[-tail:].unsqueeze(0), starts, motion, compiler)[0]
 
 
-def perturbed_rows(
-    weight: Tensor,
-    starts: Tensor,
-    scale: Tensor,
-    kind: Kind,
-    stream: Stream,
-    selection: Selection | None,
-    compiler: Compiler,
-) -> Tensor:
-    """Return weight + scale z for some rows of a weight [rows, width], whose first elements are at `starts` [rows]."""
-    z = noise_at(kind, stream, starts, weight.size(1), compiler)
-    mask = None if selection is None else mask_at(selection, weight, starts, compiler)
-    return _moved(weight, scale, z, mask).to(weight.dtype)
-
-
-def update_(
-    weight: Tensor,
-    coefficients: Tensor,
-    decay: Tensor | None,
-    kind: Kind,
-    streams: Sequence[Stream],
-    selection: Selection | None,
-    rounding: Stream | None,
-    compiler: Compiler,
-) -> None:
-    """Subtract sum_i coefficients[i] z_i + decay weight from the selected elements of a weight, in place.
-
-    An element whose change is zero keeps its bits.
+def moved_rows(rows: Tensor, starts: Tensor, motion: Motion, compiler: Compiler) -> Tensor:
+    """Return rows of a weight [rows, width] as `subtract` would leave them.
 
     Args:
-        weight: flat, contiguous [n].
-        coefficients: learning rate times the projected gradient's share of each query, float32 or float64 [queries].
-        decay: learning rate times weight decay, of the coefficients' dtype [], or None for no decay.
-        kind: what the directions are made of.
-        streams: the directions' streams, one a query (or a step of a journal).
-        selection: the mask, or None for a dense update.
-        rounding: the stream of the rounding lane for stochastic rounding, or None to round to nearest.
-        compiler: runs the kernel compiled or eager.
+        rows: as they are [rows, width].
+        starts: the index in the parameter of each row's first element, int64 [rows].
+        motion: what to subtract.
+        compiler: runs the generator compiled or eager.
     """
-    device = weight.device
-    for start, stop in _chunks(weight):
-        tiles = (stop - start) // TILE
-        noises = [_noise(kind, stream, device, start, tiles, compiler) for stream in streams]
-        mask = _mask_for(selection, weight, start, tiles)
-        words = None if rounding is None else _drawn("halves", rounding, device, start, tiles, compiler)
-        compiler.run(
-            _update, tiles // _TILES_A_UNIT, _planes(weight[start:stop]), coefficients, noises, decay, mask, words
-        )
-    if tail := weight.numel() % TILE:
-        starts, end = _start(weight.numel() - tail, device), weight[-tail:].unsqueeze(0)
-        end.copy_(updated_rows(end, starts, coefficients, decay, kind, streams, selection, rounding, compiler))
-
-
-def updated_rows(
-    weight: Tensor,
-    starts: Tensor,
-    coefficients: Tensor,
-    decay: Tensor | None,
-    kind: Kind,
-    streams: Sequence[Stream],
-    selection: Selection | None,
-    rounding: Stream | None,
-    compiler: Compiler,
-) -> Tensor:
-    """Return rows of a weight [rows, width] as `update_` would leave them; their first elements are at `starts`."""
-    width = weight.size(1)
-    zs = [noise_at(kind, stream, starts, width, compiler) for stream in streams]
-    mask = None if selection is None else mask_at(selection, weight, starts, compiler)
-    words = None if rounding is None else noise_at("halves", rounding, starts, width, compiler)
-    return stepped(weight, _change(weight, coefficients, zs, decay, mask), words)
+    width, selection = rows.size(1), motion.selection
+    zs = [noise_at(motion.kind, stream, starts, width, compiler) for stream in motion.streams]
+    mask = None if selection is None else mask_at(selection, rows, starts, compiler)
+    words = None if motion.rounding is None else noise_at("halves", motion.rounding, starts, width, compiler)
+    return stepped(rows, _change(rows, motion.coefficients, zs, motion.decay, mask), words)
 
 
 def stepped(weight: Tensor, change: Tensor, words: Tensor | None) -> Tensor:
@@ -174,17 +114,11 @@ def stepped(weight: Tensor, change: Tensor, words: Tensor | None) -> Tensor:
     return torch.where(change != 0, rounded, weight)
 
 
-def _moved(weight: Tensor, scale: Tensor, z: Tensor, mask: Tensor | None) -> Tensor:
-    start = wide(weight)
-    # In the dtype of the arithmetic, because a 0-dimensional factor would not widen it.
-    moved = start + scale * z.to(start.dtype)
-    return moved if mask is None else torch.where(mask, moved, start)
-
-
 def _change(
     weight: Tensor, coefficients: Tensor, zs: Sequence[Tensor], decay: Tensor | None, mask: Tensor | None
 ) -> Tensor:
     start = wide(weight)
+    # In the dtype of the arithmetic, because a 0-dimensional factor would not widen it.
     change = coefficients[0] * zs[0].to(start.dtype)
     for query, z in enumerate(zs[1:], 1):
         change = change + coefficients[query] * z.to(start.dtype)
@@ -194,34 +128,49 @@ def _change(
 
 
 _Planes = Sequence[Tensor]
+# Normal numbers are made from counters inside the kernel; signs are cut from words made just before, 128 a counter.
+_Direction = Counters | Tensor
 
 
-def _perturb(outs: _Planes, weights: _Planes, scale: Tensor, noise: _Noise, mask: _Mask | None) -> None:
-    masks = _mask_planes(mask, weights)
-    for out, weight, z, chosen in zip(outs, weights, _noise_planes(noise, weights), masks, strict=True):
-        out.copy_(_moved(weight, scale, z, chosen))
+class _Noise(NamedTuple):
+    """The noise of some tiles as the kernel takes it: the directions', and words for rounding."""
+
+    directions: list[_Direction]
+    words: Tensor | None
 
 
-def _update(
+class _Mask(NamedTuple):
+    """A selection as the kernel takes it."""
+
+    score: Score
+    level: Tensor
+    cut: Tensor
+    where: Counters
+
+
+def _subtract(
+    outs: _Planes | None,
     weights: _Planes,
     coefficients: Tensor,
-    noises: Sequence[_Noise],
+    directions: Sequence[_Direction],
     decay: Tensor | None,
     mask: _Mask | None,
     words: Tensor | None,
 ) -> None:
+    """Do what `subtract` says to the planes of some tiles."""
     masks = _mask_planes(mask, weights)
-    directions = [_noise_planes(noise, weights) for noise in noises]
+    zs = [_direction_planes(direction, weights) for direction in directions]
     for number, (weight, chosen) in enumerate(zip(weights, masks, strict=True)):
-        change = _change(weight, coefficients, [planes[number] for planes in directions], decay, chosen)
+        change = _change(weight, coefficients, [planes[number] for planes in zs], decay, chosen)
         halves = None if words is None else field_plane(words, number, BITS["halves"], weight.size(0))
-        weight.copy_(stepped(weight, change, halves))
+        out = weight if outs is None else outs[number]
+        out.copy_(stepped(weight, change, halves))
 
 
-def _noise_planes(noise: _Noise, weights: _Planes) -> _Planes:
-    if isinstance(noise, Tensor):
-        return [signs(field_plane(noise, number, BITS["signs"], weights[0].size(0))) for number in range(4)]
-    return gaussian_planes(noise)
+def _direction_planes(direction: _Direction, weights: _Planes) -> _Planes:
+    if isinstance(direction, Tensor):
+        return [signs(field_plane(direction, number, BITS["signs"], weights[0].size(0))) for number in range(4)]
+    return gaussian_planes(direction)
 
 
 def _mask_planes(mask: _Mask | None, weights: _Planes) -> Sequence[Tensor | None]:
@@ -247,14 +196,15 @@ def _planes(flat: Tensor) -> tuple[Tensor, ...]:
     return flat.view(-1, 4, TILE // 4).unbind(1)
 
 
-def _start(element: int, device: torch.device) -> Tensor:
-    return torch.full((1,), element, dtype=torch.int64, device=device)
+def _noise(motion: Motion, device: torch.device, first: int, tiles: int, compiler: Compiler) -> _Noise:
+    def direction(stream: Stream) -> _Direction:
+        if motion.kind == "signs":
+            return _drawn("signs", stream, device, first, tiles, compiler)
+        return counters(stream, device, tiles, first // TILE)
 
-
-def _noise(kind: Kind, stream: Stream, device: torch.device, first: int, tiles: int, compiler: Compiler) -> _Noise:
-    if kind == "signs":
-        return _drawn(kind, stream, device, first, tiles, compiler)
-    return counters(stream, device, tiles, first // TILE)
+    rounding = motion.rounding
+    words = None if rounding is None else _drawn("halves", rounding, device, first, tiles, compiler)
+    return _Noise([direction(stream) for stream in motion.streams], words)
 
 
 def _drawn(kind: Kind, stream: Stream, device: torch.device, first: int, tiles: int, compiler: Compiler) -> Tensor:
