@@ -8,11 +8,24 @@ from collections.abc import Callable
 from typing import Any, cast
 
 import torch
+import torch._inductor.config as inductor
+from torch import Tensor
+from torch._dispatch.python import enable_python_dispatcher
+from torch._dynamo.source import ConstantSource
+from torch._guards import TracingContext, tracing
+from torch._inductor.compile_fx import compile_fx_inner
+from torch._inductor.decomposition import select_decomp_table
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv
+from torch.utils import _pytree as pytree
 
 log = logging.getLogger(__name__)
 
 # Compiling costs tens of seconds once; below this many weights an eager run of a few thousand steps is sooner done.
 WORTH_COMPILING = 1_000_000
+
+_MANY = 1 << 10
 
 
 class Compiler:
@@ -33,23 +46,29 @@ class Compiler:
         """Run a kernel.
 
         Args:
-            kernel: writes its results into tensors among its arguments.
-            smallest: the smallest first dimension of its tensors. With one it runs eager: that would take code of its
+            kernel: writes its results into tensors among its arguments. The first dimension of each of these counts
+                rows, two or more, or is always one; code is made for any number of rows, and for the other dimensions
+                as they are.
+            smallest: the smallest number of rows of its tensors. With one it runs eager: that would take code of its
                 own.
             arguments: the kernel's.
         """
         if not self.enabled or smallest < 2:
             kernel(*arguments)
             return
-        key = (kernel, _kinds(arguments))
-        try:
-            if key not in _VARIANTS:
+        tensors: list[Tensor] = []
+        key = (kernel, _kinds(arguments, tensors))
+        if key not in _VARIANTS:
+            try:
                 _VARIANTS[key] = _compile(kernel, arguments)
-            _VARIANTS[key](*arguments)
-        except torch._dynamo.exc.TorchDynamoException as error:
-            self.enabled = False
-            log.warning("The update kernels run uncompiled, about ten times slower: %s", str(error).splitlines()[0])
-            kernel(*arguments)
+            # Whatever keeps a compiler from its work: eager code does the same, or raises what is wrong with it.
+            except Exception as error:
+                self.enabled = False
+                reason = str(error).strip().split("\n", 1)[0]
+                log.warning("The kernels run uncompiled, about ten times slower: %s: %s", type(error).__name__, reason)
+                kernel(*arguments)
+                return
+        _VARIANTS[key](tensors)
 
 
 class Compilations:
@@ -59,28 +78,56 @@ class Compilations:
     seconds = 0.0
 
 
-_VARIANTS: dict[object, Callable[..., None]] = {}
+# By kernel and kinds of arguments; takes all tensors among them, in order.
+_VARIANTS: dict[object, Callable[[list[Tensor]], object]] = {}
 
 
-def _kinds(value: object) -> object:
-    """Return what code depends on: dtypes, devices and dimensions of tensors, but not their sizes."""
-    if isinstance(value, torch.Tensor):
-        return value.dtype, value.device, value.ndim
+def _kinds(value: object, tensors: list[Tensor]) -> object:
+    """Return what code depends on, which is all but the number of rows of tensors, and collect those."""
+    if isinstance(value, Tensor):
+        tensors.append(value)
+        return value.dtype, value.device, value.shape[1:], value.stride()
     if isinstance(value, tuple | list):
-        return tuple(map(_kinds, value))
+        return tuple([_kinds(item, tensors) for item in value])
     return value
 
 
-def _compile(kernel: Callable[..., None], arguments: tuple[object, ...]) -> Callable[..., None]:
-    """Compile a kernel once for all sizes.
+def _compile(kernel: Callable[..., None], arguments: tuple[object, ...]) -> Callable[[list[Tensor]], object]:
+    """Compile a kernel once for any number of rows.
 
-    What torch checks at every call of a compiled function takes longer than most of the calls, and `_kinds` has seen to
-    it already.
+    By the parts of torch.compile: what it wraps around the code checks what `_kinds` has seen to already, and takes
+    longer than most of the calls.
     """
     start = time.perf_counter()
-    compiled: Any = torch.compile(kernel, dynamic=True, fullgraph=True)
-    ready = compiled.aot_compile((arguments, {}))
-    ready.disable_guard_check()
+    leaves, structure = pytree.tree_flatten(arguments)
+    places = [place for place, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
+
+    def on_tensors(*tensors: Tensor) -> tuple[()]:
+        for place, tensor in zip(places, tensors, strict=True):
+            leaves[place] = tensor
+        kernel(*pytree.tree_unflatten(leaves, structure))
+        return ()
+
+    # Sizes that happen to be equal here are not equal everywhere.
+    mode = FakeTensorMode(shape_env=ShapeEnv(duck_shape=False))
+    fakes = [_any_number_of_rows(leaves[place], mode, f"argument {place}") for place in places]
+    with torch.no_grad(), mode, enable_python_dispatcher():
+        graph = make_fx(on_tensors, decomposition_table=select_decomp_table())(*fakes)
+        with inductor.patch(size_asserts=False, alignment_asserts=False), tracing(TracingContext(mode)):
+            compiled = compile_fx_inner(graph, fakes)
     Compilations.number += 1
     Compilations.seconds += time.perf_counter() - start
-    return cast("Callable[..., None]", ready)
+    return cast("Callable[[list[Tensor]], object]", compiled)
+
+
+def _any_number_of_rows(tensor: Tensor, mode: FakeTensorMode, name: str) -> Tensor:
+    """Return a tensor without data, of which the first dimension is a symbol unless it is one."""
+    size: list[Any] = list(tensor.shape)
+    environment = mode.shape_env
+    if size and size[0] != 1 and environment is not None:
+        # Made for many rows, or the compiler may take it that they are too few to share among threads.
+        likely, source = size[0] * _MANY, ConstantSource(name)
+        symbol = environment.create_symbol(likely, source, DimDynamic.DYNAMIC)
+        size[0] = environment.create_symintnode(symbol, hint=likely, source=source)
+    with mode:
+        return torch.empty_strided(size, tensor.stride(), dtype=tensor.dtype, device=tensor.device)

@@ -118,6 +118,7 @@ class _Swap:
         kept = self._kept.pop()
         for (attribute, _), parameter in zip(self._attributes, kept, strict=False):
             module._parameters[attribute] = parameter
-        if any(isinstance(leaf, LazyWeight) for leaf in pytree.tree_leaves(output)):
+        # Nearly always it is a plain tensor; to walk a tree takes as long as the rest.
+        if type(output) is not Tensor:
             output = pytree.tree_map_only(LazyWeight, lambda lazy: lazy.source.whole(), output)
         return self._scope.leave(output)

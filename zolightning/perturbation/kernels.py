@@ -9,27 +9,32 @@ a counter once and needs no place to keep them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import functools
+import operator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from zolightning.perturbation.compiler import Compiler
-from zolightning.perturbation.masks import Score, Selection, level, mask_at, ranks, selected
+from zolightning.perturbation.masks import Score, Selection, level, ranks, selected
 from zolightning.perturbation.noise import (
     TILE,
     Counters,
     Stream,
     counters,
     field_plane,
+    firsts,
     gaussian_planes,
+    signed,
     signs,
     unit,
     word_planes,
 )
-from zolightning.perturbation.ranges import BITS, Kind, made, noise_at
+from zolightning.perturbation.ranges import BITS, Kind, placed, words_for
 from zolightning.perturbation.rounding import stochastic_round, wide
 
 Rounding = Literal["stochastic", "nearest"]
@@ -74,11 +79,11 @@ def subtract(weight: Tensor, motion: Motion, compiler: Compiler, out: Tensor | N
         first: the index in the parameter of the weight's first element, a multiple of `unit(1)`.
     """
     for start, stop in _chunks(weight):
+        tiles, begin = (stop - start) // TILE, (first + start) // TILE
+        starts = firsts(weight.device, tiles, begin)
+        moving = _moving(motion, weight.dtype, starts, partial(_serving, weight.device, tiles, begin))
         planes = None if out is None else _planes(out[start:stop])
-        noise = _noise(motion, weight.device, first + start, (stop - start) // TILE, compiler)
-        mask = _mask_for(motion.selection, weight, first + start, (stop - start) // TILE)
-        moving = (_planes(weight[start:stop]), motion.coefficients, noise.directions, motion.decay, mask, noise.words)
-        compiler.run(_subtract, (stop - start) // unit(1), planes, *moving)
+        compiler.run(_subtract_tiles, (stop - start) // unit(1), planes, _planes(weight[start:stop]), moving)
     if tail := weight.numel() % TILE:
         starts = torch.full((1,), first + weight.numel() - tail, dtype=torch.int64, device=weight.device)
         place = weight if out is None else out
@@ -94,11 +99,14 @@ def moved_rows(rows: Tensor, starts: Tensor, motion: Motion, compiler: Compiler)
         motion: what to subtract.
         compiler: runs the generator compiled or eager.
     """
-    width, selection = rows.size(1), motion.selection
-    zs = [noise_at(motion.kind, stream, starts, width, compiler) for stream in motion.streams]
-    mask = None if selection is None else mask_at(selection, rows, starts, compiler)
-    words = None if motion.rounding is None else noise_at("halves", motion.rounding, starts, width, compiler)
-    return stepped(rows, _change(rows, motion.coefficients, zs, motion.decay, mask), words)
+    width, out = rows.size(1), torch.empty_like(rows)
+
+    def words(kind: Kind, stream: Stream) -> Tensor:
+        return words_for(kind, stream, starts, width, compiler)
+
+    moving = _moving(motion, rows.dtype, starts, words)
+    compiler.run(_subtract_rows, rows.size(0), out, rows, starts, moving)
+    return out
 
 
 def stepped(weight: Tensor, change: Tensor, words: Tensor | None) -> Tensor:
@@ -115,72 +123,108 @@ def stepped(weight: Tensor, change: Tensor, words: Tensor | None) -> Tensor:
 
 
 def _change(
-    weight: Tensor, coefficients: Tensor, zs: Sequence[Tensor], decay: Tensor | None, mask: Tensor | None
+    weight: Tensor, coefficients: Sequence[Tensor], zs: Sequence[Tensor], decay: Tensor | None, mask: Tensor | None
 ) -> Tensor:
     start = wide(weight)
     # In the dtype of the arithmetic, because a 0-dimensional factor would not widen it.
-    change = coefficients[0] * zs[0].to(start.dtype)
-    for query, z in enumerate(zs[1:], 1):
-        change = change + coefficients[query] * z.to(start.dtype)
+    terms = [coefficient * z.to(start.dtype) for coefficient, z in zip(coefficients, zs, strict=True)]
+    change = functools.reduce(operator.add, terms)
     if decay is not None:
         change = change + decay * start
     return change if mask is None else torch.where(mask, change, 0.0)
 
 
 _Planes = Sequence[Tensor]
-# Normal numbers are made from counters inside the kernel; signs are cut from words made just before, 128 a counter.
-_Direction = Counters | Tensor
-
-
-class _Noise(NamedTuple):
-    """The noise of some tiles as the kernel takes it: the directions', and words for rounding."""
-
-    directions: list[_Direction]
-    words: Tensor | None
+# The random numbers of some elements: the counters that make those of whole tiles, or what was made for rows.
+_Noise = Counters | Tensor
 
 
 class _Mask(NamedTuple):
-    """A selection as the kernel takes it."""
+    """A selection as a kernel takes it: with the index of each row's or tile's first element, and words if random."""
 
     score: Score
     level: Tensor
     cut: Tensor
-    where: Counters
+    starts: Tensor
+    random: _Noise | None
 
 
-def _subtract(
-    outs: _Planes | None,
-    weights: _Planes,
-    coefficients: Tensor,
-    directions: Sequence[_Direction],
-    decay: Tensor | None,
-    mask: _Mask | None,
-    words: Tensor | None,
-) -> None:
+class _Moving(NamedTuple):
+    """A motion of some elements as a kernel takes it; coefficients are [1, queries]."""
+
+    kind: Kind
+    directions: Sequence[_Noise]
+    coefficients: Tensor
+    decay: Tensor | None
+    mask: _Mask | None
+    rounding: _Noise | None
+
+
+def _moving(motion: Motion, dtype: torch.dtype, starts: Tensor, noise: Callable[[Kind, Stream], _Noise]) -> _Moving:
+    chosen, mask = motion.selection, None
+    if chosen is not None:
+        random = noise("keys", chosen.stream) if chosen.score == "random" else None
+        mask = _Mask(chosen.score, level(chosen, dtype), chosen.cut, starts, random)
+    directions = [noise(motion.kind, stream) for stream in motion.streams]
+    rounding = None if motion.rounding is None else noise("halves", motion.rounding)
+    return _Moving(motion.kind, directions, motion.coefficients.unsqueeze(0), motion.decay, mask, rounding)
+
+
+def _subtract_rows(out: Tensor, rows: Tensor, starts: Tensor, moving: _Moving) -> None:
+    """Do what `subtract` says to rows of a weight."""
+
+    def numbers(kind: Kind, words: _Noise) -> Tensor:
+        assert isinstance(words, Tensor)
+        return placed(kind, words, starts, rows.size(1))
+
+    mask = None
+    if moving.mask is not None:
+        score, level, cut, _, random = moving.mask
+        rank = ranks(score, rows, None if random is None else numbers("keys", random))
+        mask = selected(rank, starts.unsqueeze(1) + torch.arange(rows.size(1), device=rows.device), level, cut)
+    zs = [numbers(moving.kind, words) for words in moving.directions]
+    halves = None if moving.rounding is None else numbers("halves", moving.rounding)
+    out.copy_(stepped(rows, _change(rows, moving.coefficients[0].unbind(), zs, moving.decay, mask), halves))
+
+
+def _subtract_tiles(outs: _Planes | None, weights: _Planes, moving: _Moving) -> None:
     """Do what `subtract` says to the planes of some tiles."""
-    masks = _mask_planes(mask, weights)
-    zs = [_direction_planes(direction, weights) for direction in directions]
-    for number, (weight, chosen) in enumerate(zip(weights, masks, strict=True)):
-        change = _change(weight, coefficients, [planes[number] for planes in zs], decay, chosen)
-        halves = None if words is None else field_plane(words, number, BITS["halves"], weight.size(0))
+    tiles, coefficients = weights[0].size(0), moving.coefficients[0].unbind()
+    zs = [_direction_planes(moving.kind, noise, tiles) for noise in moving.directions]
+    masks = _mask_planes(moving.mask, weights)
+    halves = (None,) * 4 if moving.rounding is None else _cut(moving.rounding, "halves", tiles)
+    for number, (weight, mask, words) in enumerate(zip(weights, masks, halves, strict=True)):
+        change = _change(weight, coefficients, [planes[number] for planes in zs], moving.decay, mask)
         out = weight if outs is None else outs[number]
-        out.copy_(stepped(weight, change, halves))
+        out.copy_(stepped(weight, change, words))
 
 
-def _direction_planes(direction: _Direction, weights: _Planes) -> _Planes:
-    if isinstance(direction, Tensor):
-        return [signs(field_plane(direction, number, BITS["signs"], weights[0].size(0))) for number in range(4)]
-    return gaussian_planes(direction)
+def _direction_planes(kind: Kind, where: _Noise, tiles: int) -> _Planes:
+    if kind == "signs":
+        return [signs(bits) for bits in _cut(where, kind, tiles)]
+    assert isinstance(where, Counters)
+    return gaussian_planes(where)
+
+
+def _cut(where: _Noise, kind: Kind, tiles: int) -> _Planes:
+    """Make words, of which each serves several tiles, and cut them into the tiles' fields, int32 [tiles, 16]."""
+    assert isinstance(where, Counters)
+    words = [signed(word) for word in word_planes(where)]
+    # A view of its own whole: to a compiler a place in memory, without which it would make words anew for every field.
+    kept = [word.as_strided(word.size(), word.stride()) for word in words]
+    return [field_plane(word, BITS[kind], tiles) for word in kept]
 
 
 def _mask_planes(mask: _Mask | None, weights: _Planes) -> Sequence[Tensor | None]:
     if mask is None:
         return (None,) * 4
-    random = word_planes(mask.where) if mask.score == "random" else (None,) * 4
-    # A block of 16 counters serves a tile of 64 elements.
-    first = mask.where.blocks.unsqueeze(1) * 4 + mask.where.lanes
+    random: Sequence[Tensor | None] = (None,) * 4
+    if mask.random is not None:
+        assert isinstance(mask.random, Counters)
+        random = word_planes(mask.random)
+    index = mask.starts.unsqueeze(1) + torch.arange(weights[0].size(1), device=weights[0].device)
     return [
-        selected(ranks(mask.score, weight, words), first + 16 * number, mask.level, mask.cut)
+        selected(ranks(mask.score, weight, words), index + 16 * number, mask.level, mask.cut)
         for number, (weight, words) in enumerate(zip(weights, random, strict=True))
     ]
 
@@ -196,28 +240,8 @@ def _planes(flat: Tensor) -> tuple[Tensor, ...]:
     return flat.view(-1, 4, TILE // 4).unbind(1)
 
 
-def _noise(motion: Motion, device: torch.device, first: int, tiles: int, compiler: Compiler) -> _Noise:
-    def direction(stream: Stream) -> _Direction:
-        if motion.kind == "signs":
-            return _drawn("signs", stream, device, first, tiles, compiler)
-        return counters(stream, device, tiles, first // TILE)
-
-    rounding = motion.rounding
-    words = None if rounding is None else _drawn("halves", rounding, device, first, tiles, compiler)
-    return _Noise([direction(stream) for stream in motion.streams], words)
-
-
-def _drawn(kind: Kind, stream: Stream, device: torch.device, first: int, tiles: int, compiler: Compiler) -> Tensor:
-    """Draw the words that some tiles' fields are cut from, int32 [units, 4, 16]."""
-    size = unit(BITS[kind])
-    start = first // size
+def _serving(device: torch.device, tiles: int, first: int, kind: Kind, stream: Stream) -> Counters:
+    """Return the counters that serve some tiles, from a tile on with which a unit begins."""
+    share = unit(BITS[kind]) // TILE
     # One more than there are whole units of tiles, so that compiled code need not know whether the last one is whole.
-    numbers = torch.arange(start, start + tiles * TILE // size + 1, device=device)
-    return made(kind, stream, numbers, None, compiler)
-
-
-def _mask_for(selection: Selection | None, weight: Tensor, first: int, tiles: int) -> _Mask | None:
-    if selection is None:
-        return None
-    where = counters(selection.stream, weight.device, tiles, first // TILE)
-    return _Mask(selection.score, level(selection, weight.dtype), selection.cut, where)
+    return counters(stream, device, tiles if share == 1 else tiles // share + 1, first // share)

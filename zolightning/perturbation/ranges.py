@@ -31,22 +31,41 @@ def noise_at(kind: Kind, stream: Stream, starts: Tensor, width: int, compiler: C
     Returns:
         [rows, width]: float32 for normal numbers and signs, int32 for halves, int64 for keys.
     """
+    return placed(kind, words_for(kind, stream, starts, width, compiler), starts, width)
+
+
+def words_for(kind: Kind, stream: Stream, starts: Tensor, width: int, compiler: Compiler) -> Tensor:
+    """Return what the generator makes for all units that hold elements wanted, [rows * units a row, 4, 16]."""
+    size = unit(BITS[kind])
+    numbers = (starts >> _shift(size)).unsqueeze(1) + torch.arange(_span(width, size), device=starts.device)
+    return made(kind, stream, numbers.reshape(-1), None, compiler)
+
+
+def placed(kind: Kind, words: Tensor, starts: Tensor, width: int) -> Tensor:
+    """Return the elements wanted [rows, width] from what `words_for` gave; dtypes as `noise_at` has them."""
     bits = BITS[kind]
     size = unit(bits)
-    # Sizes are powers of two, and a device divides by those as slowly as by any other number.
-    shift = size.bit_length() - 1
-    first, offset = starts >> shift, starts & (size - 1)
-    span = (width + size - 2) // size + 1
-    numbers = (first.unsqueeze(1) + torch.arange(span, device=starts.device)).reshape(-1)
-    words = made(kind, stream, numbers, None, compiler).view(starts.numel(), -1)
-    element = offset.unsqueeze(1) + torch.arange(width, device=starts.device)
-    chosen = words.gather(1, ((element >> shift) * TILE) + (element & (TILE - 1)))
+    element = (starts & (size - 1)).unsqueeze(1) + torch.arange(width, device=starts.device)
+    row = torch.arange(starts.numel(), device=starts.device).unsqueeze(1) * _span(width, size)
+    where = (row + (element >> _shift(size))) * TILE + (element & (TILE - 1))
+    # No index is outside, so none need be looked at.
+    chosen: Tensor = torch.ops.aten._unsafe_index(words.view(-1), [where])
     if kind == "gaussian":
         return chosen
     if kind == "keys":
         return chosen.to(torch.int64) & _LOW
-    field = (chosen >> ((element & (size - 1)) // TILE * bits).to(torch.int32)) & (2**bits - 1)
+    field: Tensor = (chosen >> ((element & (size - 1)) // TILE * bits).to(torch.int32)) & (2**bits - 1)
     return signs(field) if kind == "signs" else field
+
+
+def _span(width: int, size: int) -> int:
+    """Return how many units a row may touch."""
+    return (width + size - 2) // size + 1
+
+
+def _shift(size: int) -> int:
+    """Return the shift that divides by a power of two: a device divides by those as slowly as by any other number."""
+    return size.bit_length() - 1
 
 
 def made(kind: Kind, stream: Stream, numbers: Tensor, parameters: Tensor | None, compiler: Compiler) -> Tensor:

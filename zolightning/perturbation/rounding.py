@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 _FLOAT32_FRACTION = 23
-_FLOAT16_NORMAL = 2.0**-14
+_WORD_BITS = 16
 _LARGE = 2.0**100
 
 
@@ -30,9 +30,9 @@ def wide_dtype(dtype: torch.dtype) -> torch.dtype:
 def stochastic_round(values: Tensor, words: Tensor, dtype: torch.dtype) -> Tensor:
     """Round float32 values up or down to a neighbour in `dtype`, each with the probability that keeps the mean.
 
-    A number that `dtype` can hold stays as it is, bit for bit. The neighbours are the nearest number and the next one
-    on the value's other side; no bits are read, since a compiled loop would leave its vectors for that. Numbers of
-    bfloat16 beyond 2^100, or that float32 holds as subnormal ones, are rounded to nearest.
+    A number that `dtype` can hold stays as it is, bit for bit. Uniform noise of one spacing of the grid is added, and
+    the sum rounded to nearest. Numbers of bfloat16 beyond 2^100, or that float32 holds as subnormal ones, are rounded
+    to nearest without noise.
 
     Args:
         values: float32, of any shape.
@@ -48,28 +48,23 @@ def stochastic_round(values: Tensor, words: Tensor, dtype: torch.dtype) -> Tenso
     if dtype not in (torch.bfloat16, torch.float16):
         raise ValueError(f"stochastic rounding is for torch.bfloat16 and torch.float16, got {dtype}")
     grid = torch.finfo(dtype)
-    nearest = _on_grid(values, dtype)
-    rest = values - nearest
-    # More than half of the spacing, less than one and a half, on either side of a power of two as well.
-    beyond = (nearest.abs() * grid.eps).clamp(min=grid.smallest_normal * grid.eps) * 0.6
-    other = _on_grid(torch.where(rest > 0, nearest + beyond, nearest - beyond), dtype)
-    share = words.to(torch.float32) * 2.0**-16
-    chosen = torch.where(share * (other - nearest).abs() < rest.abs(), other, nearest)
-    # Zero keeps its sign.
-    return torch.where(rest == 0, values, chosen).to(dtype)
+    # Bits of a float32 number below the last one that is kept; noise with no more of them is added without an error.
+    below = _FLOAT32_FRACTION + int(math.log2(grid.eps))
+    first = _first_place(values)
+    spacing = first.clamp(min=grid.smallest_normal) * grid.eps
+    # Odd, so that a number on the grid is never half-way to the next.
+    share = ((words >> (_WORD_BITS - below)) | 1).to(torch.float32) * 2.0**-below - 0.5
+    # A sum with a number whose last bit is worth the spacing is rounded to the grid.
+    shift = spacing * (1.5 * 2.0**_FLOAT32_FRACTION)
+    rounded = ((values + share * spacing) + shift) - shift
+    return torch.where((first > 0) & (first < _LARGE), rounded, values).to(dtype)
 
 
-def _on_grid(values: Tensor, dtype: torch.dtype) -> Tensor:
-    """Round float32 values to the nearest number that `dtype` can hold, in float32.
+def _first_place(values: Tensor) -> Tensor:
+    """Return the power of two that is a float32 number's first bit; 0 for zero, and NaN where nothing is finite.
 
-    By arithmetic (Veltkamp 1968: with t = (2^k + 1) x, t - (t - x) is x without its last k bits), because a compiler
-    takes a cast there and back for no cast at all.
+    Rump, "Error estimation of floating-point summation and dot product", BIT 2012, with sums whose products are
+    exact: a device that fuses the two gives the same. A compiled loop would leave its vectors to read bits.
     """
-    kept = -int(math.log2(torch.finfo(dtype).eps))
-    scaled = values * (2.0 ** (_FLOAT32_FRACTION - kept) + 1.0)
-    rounded = scaled - (scaled - values)
-    if dtype == torch.float16:
-        # Below its normal range float16 is evenly spaced, as float32 is from 0.5 to 1.
-        rounded = torch.where(values.abs() < _FLOAT16_NORMAL, (values + 0.75) - 0.75, rounded)
-    # What would overflow is no weight; an infinity stays one.
-    return torch.where(values.abs() < _LARGE, rounded, values)
+    scaled = values * 2.0**_FLOAT32_FRACTION + values
+    return (scaled - (scaled - scaled * 2.0 ** -(_FLOAT32_FRACTION + 1))).abs()

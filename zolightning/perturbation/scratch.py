@@ -50,9 +50,11 @@ class Scratch:
             The output of the module that took it, where it lies in a buffer a copy: some hand their weight on.
         """
         mark = self._marks.pop()
+        if mark == self._used:
+            return output
         taken = {buffer.untyped_storage().data_ptr() for buffer in self._buffers[mark : self._used]}
         self._used = mark
-        if not taken or not any(_lies_in(taken, leaf) for leaf in pytree.tree_leaves(output)):
+        if not any(_lies_in(taken, leaf) for leaf in pytree.tree_leaves(output)):
             return output
         return pytree.tree_map(lambda leaf: leaf.clone() if _lies_in(taken, leaf) else leaf, output)
 
