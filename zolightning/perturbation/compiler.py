@@ -5,31 +5,20 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from typing import Any, cast
 
-import torch
-import torch._inductor.config as inductor
 from torch import Tensor
-from torch._dispatch.python import enable_python_dispatcher
-from torch._dynamo.source import ConstantSource
-from torch._guards import TracingContext, tracing
-from torch._inductor.compile_fx import compile_fx_inner
-from torch._inductor.decomposition import select_decomp_table
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.fx.experimental.proxy_tensor import make_fx
-from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv
-from torch.utils import _pytree as pytree
+
+# A compiled kernel: it takes the list of all tensors among the arguments, in order.
+Code = Callable[[list[Tensor]], object]
 
 log = logging.getLogger(__name__)
 
 # Compiling costs tens of seconds once; below this many weights an eager run of a few thousand steps is sooner done.
 WORTH_COMPILING = 1_000_000
 
-_MANY = 1 << 10
-
 
 class Compiler:
-    """Runs kernels through torch.compile, or eager.
+    """Runs kernels compiled by torch, or eager.
 
     The two agree in every random integer and, in the floats made from them, to 2e-6 relative. What has been compiled is
     kept for the process, and by torch on disk for the next.
@@ -78,8 +67,8 @@ class Compilations:
     seconds = 0.0
 
 
-# By kernel and kinds of arguments; takes all tensors among them, in order.
-_VARIANTS: dict[object, Callable[[list[Tensor]], object]] = {}
+# By kernel and kinds of arguments.
+_VARIANTS: dict[object, Code] = {}
 
 
 def _kinds(value: object, tensors: list[Tensor]) -> object:
@@ -92,42 +81,12 @@ def _kinds(value: object, tensors: list[Tensor]) -> object:
     return value
 
 
-def _compile(kernel: Callable[..., None], arguments: tuple[object, ...]) -> Callable[[list[Tensor]], object]:
-    """Compile a kernel once for any number of rows.
+def _compile(kernel: Callable[..., None], arguments: tuple[object, ...]) -> Code:
+    # Here, because it takes seconds to import, and because a torch that has moved its parts costs speed only.
+    from zolightning.perturbation.inductor import compile_kernel
 
-    By the parts of torch.compile: what it wraps around the code checks what `_kinds` has seen to already, and takes
-    longer than most of the calls.
-    """
     start = time.perf_counter()
-    leaves, structure = pytree.tree_flatten(arguments)
-    places = [place for place, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
-
-    def on_tensors(*tensors: Tensor) -> tuple[()]:
-        for place, tensor in zip(places, tensors, strict=True):
-            leaves[place] = tensor
-        kernel(*pytree.tree_unflatten(leaves, structure))
-        return ()
-
-    # Sizes that happen to be equal here are not equal everywhere.
-    mode = FakeTensorMode(shape_env=ShapeEnv(duck_shape=False))
-    fakes = [_any_number_of_rows(leaves[place], mode, f"argument {place}") for place in places]
-    with torch.no_grad(), mode, enable_python_dispatcher():
-        graph = make_fx(on_tensors, decomposition_table=select_decomp_table())(*fakes)
-        with inductor.patch(size_asserts=False, alignment_asserts=False), tracing(TracingContext(mode)):
-            compiled = compile_fx_inner(graph, fakes)
+    code = compile_kernel(kernel, arguments)
     Compilations.number += 1
     Compilations.seconds += time.perf_counter() - start
-    return cast("Callable[[list[Tensor]], object]", compiled)
-
-
-def _any_number_of_rows(tensor: Tensor, mode: FakeTensorMode, name: str) -> Tensor:
-    """Return a tensor without data, of which the first dimension is a symbol unless it is one."""
-    size: list[Any] = list(tensor.shape)
-    environment = mode.shape_env
-    if size and size[0] != 1 and environment is not None:
-        # Made for many rows, or the compiler may take it that they are too few to share among threads.
-        likely, source = size[0] * _MANY, ConstantSource(name)
-        symbol = environment.create_symbol(likely, source, DimDynamic.DYNAMIC)
-        size[0] = environment.create_symintnode(symbol, hint=likely, source=source)
-    with mode:
-        return torch.empty_strided(size, tensor.stride(), dtype=tensor.dtype, device=tensor.device)
+    return code
