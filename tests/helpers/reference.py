@@ -83,3 +83,36 @@ def spsa_step(
         decay = weight_decay if p.ndim >= 2 else 0.0
         p.copy_(torch.where(mask[name], start[name] - lr * (estimate[name] + decay * start[name]), start[name]))
     return float(torch.stack(losses).mean())
+
+
+@torch.no_grad()
+def estimate_of(
+    model: nn.Module,
+    loss: Callable[[], Tensor],
+    *,
+    seed: int,
+    step: int,
+    eps: float,
+    num_queries: int = 1,
+    one_sided: bool = False,
+    masks: Mapping[str, Tensor] | None = None,
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Return (1/q) sum g z by name, and the projected gradients, with every direction materialised."""
+    parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    start = {name: p.clone() for name, p in parameters.items()}
+    here, estimate, projected = loss(), {name: torch.zeros_like(p) for name, p in parameters.items()}, []
+    for query in range(num_queries):
+        z = direction(model, seed, step, query)
+        z = {name: part * masks[name] if masks and name in masks else part for name, part in z.items()}
+        sides = []
+        for sign in (1, -1):
+            for name, p in parameters.items():
+                p.copy_(start[name] + sign * eps * z[name])
+            sides.append(loss())
+        g = (sides[0] - here) / eps if one_sided else (sides[0] - sides[1]) / (2 * eps)
+        projected.append(g)
+        for name in parameters:
+            estimate[name] += g * z[name] / num_queries
+    for name, p in parameters.items():
+        p.copy_(start[name])
+    return estimate, torch.stack(projected)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests.helpers.words import Words, loss_of
-from zolightning.optim import ZerothOrderSGD
+from zolightning.optim import ZerothOrderOptimizer
 from zolightning.perturbation import bundle, probe
 from zolightning.perturbation.engine import Engine
 from zolightning.perturbation.noise import Stream
@@ -18,7 +18,7 @@ PLACE = Stream(seed=3, parameter=0, step=1)
 def g_and_loss_after(mode: ProbeMode) -> tuple[float, float]:
     """Return the projected gradient of a step under autocast, and the loss after it in the same context."""
     model = Words(torch.float32)
-    optimizer = ZerothOrderSGD(model, lr=1e-2, eps=5e-2, seed=1, engine=EngineOptions(probe=mode))
+    optimizer = ZerothOrderOptimizer(model, lr=1e-2, eps=5e-2, seed=1, engine=EngineOptions(probe=mode))
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         loss_of(model)()
         optimizer.step(loss_of(model))

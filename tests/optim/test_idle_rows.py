@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from tests.helpers.words import IDS, Words, loss_of
-from zolightning.optim import Sparsity, ZerothOrderSGD
+from zolightning.optim import Sparsity, ZerothOrderOptimizer
 from zolightning.perturbation.options import Distribution, EngineOptions, IdleRows
 
 OPTIONS = torch.tensor([4, 3])
@@ -32,7 +32,7 @@ def step(
     """Return the weights after a step, by name."""
     model = Words(dtype, tied=tied, options=options)
     engine = EngineOptions(distribution=distribution, idle_rows=idle_rows)
-    optimizer = ZerothOrderSGD(model, lr=0.1, eps=1e-2, seed=2, engine=engine, **settings)
+    optimizer = ZerothOrderOptimizer(model, lr=0.1, eps=1e-2, seed=2, engine=engine, **settings)
     optimizer.step(closure(model))
     return {name: parameter.detach() for name, parameter in model.named_parameters()}
 
@@ -104,7 +104,7 @@ def test_every_part_of_a_batch_counts() -> None:
 
 def test_each_step_has_its_own_idle_rows_and_the_check_at_set_up_none() -> None:
     model = Words(options=OPTIONS)
-    optimizer = ZerothOrderSGD(model, lr=0.1, eps=1e-2, engine=EngineOptions(idle_rows="skip"))
+    optimizer = ZerothOrderOptimizer(model, lr=0.1, eps=1e-2, engine=EngineOptions(idle_rows="skip"))
     optimizer.check(loss_of(model, torch.tensor([[20, 21, 22]])))
     for words in ([0, 1], [1, 2], [39, 0]):
         before = model.table.weight.detach().clone()
@@ -116,7 +116,7 @@ def test_each_step_has_its_own_idle_rows_and_the_check_at_set_up_none() -> None:
 def test_a_probe_after_the_step_touches_nothing_of_the_next() -> None:
     """Somebody who looks at a perturbed model between steps does not move its rows."""
     model = Words(options=OPTIONS)
-    optimizer = ZerothOrderSGD(model, lr=0.1, eps=1e-2, engine=EngineOptions(idle_rows="skip"))
+    optimizer = ZerothOrderOptimizer(model, lr=0.1, eps=1e-2, engine=EngineOptions(idle_rows="skip"))
     optimizer.step(loss_of(model))
     with torch.no_grad(), optimizer.probe(0, 1e-2):
         model(torch.tensor([[25]]))

@@ -11,7 +11,7 @@ import torch
 
 from tests.helpers.words import IDS, Words, loss_of
 from zolightning.errors import ConfigurationError
-from zolightning.optim import Sparsity, ZerothOrderSGD
+from zolightning.optim import Sparsity, ZerothOrderOptimizer
 from zolightning.perturbation.directions import Directions
 from zolightning.perturbation.options import Distribution, EngineOptions
 
@@ -19,8 +19,8 @@ LR, EPS = 1e-2, 1e-3
 IN_PLACE = EngineOptions(probe="in_place")
 
 
-def run(model: Words, steps: int, engine: EngineOptions, **settings: Any) -> ZerothOrderSGD:
-    optimizer = ZerothOrderSGD(model, lr=LR, eps=EPS, seed=3, engine=engine, **settings)
+def run(model: Words, steps: int, engine: EngineOptions, **settings: Any) -> ZerothOrderOptimizer:
+    optimizer = ZerothOrderOptimizer(model, lr=LR, eps=EPS, seed=3, engine=engine, **settings)
     for _ in range(steps):
         optimizer.step(loss_of(model))
     return optimizer
@@ -77,7 +77,7 @@ def test_a_step_takes_a_pass_for_each_probe_and_one_for_update_and_return(
 
     monkeypatch.setattr(Directions, "subtract", counting)
     model = Words()
-    optimizer = ZerothOrderSGD(model, lr=LR, eps=EPS, num_queries=num_queries, engine=IN_PLACE)
+    optimizer = ZerothOrderOptimizer(model, lr=LR, eps=EPS, num_queries=num_queries, engine=IN_PLACE)
     for _ in range(2):
         passes = forwards = 0
 
@@ -103,7 +103,7 @@ def test_after_an_exception_the_weights_are_back_and_the_run_goes_on(at: int) ->
             raise RuntimeError("planted")
         return loss_of(model)()
 
-    optimizer = ZerothOrderSGD(model, lr=LR, eps=EPS, seed=3, num_queries=2, engine=IN_PLACE)
+    optimizer = ZerothOrderOptimizer(model, lr=LR, eps=EPS, seed=3, num_queries=2, engine=IN_PLACE)
     with pytest.raises(RuntimeError, match="planted"):
         optimizer.step(fails)
     assert furthest(model, before) < 1e-15
@@ -122,13 +122,13 @@ def test_no_module_is_hooked_and_the_forward_sees_parameters() -> None:
         assert all(parameters[name] is parameter for name, parameter in model.named_parameters())
         return loss_of(model)()
 
-    ZerothOrderSGD(model, lr=LR, eps=EPS, engine=IN_PLACE).step(loss)
+    ZerothOrderOptimizer(model, lr=LR, eps=EPS, engine=IN_PLACE).step(loss)
 
 
 @pytest.mark.parametrize("score", ["magnitude", "large"])
 def test_a_mask_by_magnitude_is_refused(score: Any) -> None:
     with pytest.raises(ConfigurationError, match=r"in_place .* mask: random"):
-        ZerothOrderSGD(Words(), lr=LR, eps=EPS, sparsity=Sparsity(0.2, score), engine=IN_PLACE)
+        ZerothOrderOptimizer(Words(), lr=LR, eps=EPS, sparsity=Sparsity(0.2, score), engine=IN_PLACE)
 
 
 def test_skipping_idle_rows_is_refused() -> None:
@@ -145,6 +145,6 @@ def test_another_batch_of_the_same_step_sees_the_same_weights() -> None:
     """A closure may run the model several times."""
     mine, theirs = Words(), Words()
     for model, engine in ((mine, IN_PLACE), (theirs, EngineOptions())):
-        optimizer = ZerothOrderSGD(model, lr=LR, eps=EPS, engine=engine)
+        optimizer = ZerothOrderOptimizer(model, lr=LR, eps=EPS, engine=engine)
         optimizer.step(twice(model))
     assert furthest(mine, theirs) < 1e-12

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from tests.helpers.words import Words, loss_of
-from zolightning.optim import ZerothOrderSGD
+from zolightning.optim import ZerothOrderOptimizer
 from zolightning.perturbation.masks import Score
 from zolightning.perturbation.options import Distribution, EngineOptions, ProbeMode
 from zolightning.strategies import ZOSGD, SparseMeZO
@@ -31,7 +31,7 @@ class Setting:
     sparse: bool
     probe: ProbeMode
 
-    def optimizer(self, model: Words, lr: float = LR, seed: int = 8) -> ZerothOrderSGD:
+    def optimizer(self, model: Words, lr: float = LR, seed: int = 8) -> ZerothOrderOptimizer:
         """Return the optimizer of a strategy as recipes configure it."""
         engine = EngineOptions(distribution=self.distribution, probe=self.probe)
         decay = 0.1
@@ -54,7 +54,7 @@ every_setting = pytest.mark.parametrize("setting", MATRIX, ids=NAMES)
 both_paths = pytest.mark.usefixtures("both_paths")
 
 
-def run(model: Words, optimizer: ZerothOrderSGD, steps: int) -> None:
+def run(model: Words, optimizer: ZerothOrderOptimizer, steps: int) -> None:
     for _ in range(steps):
         optimizer.step(loss_of(model))
     assert optimizer.guard.counts[0] == 0

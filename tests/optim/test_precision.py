@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from tests.helpers.reference import direction
-from zolightning.optim import ZerothOrderSGD
+from zolightning.optim import ZerothOrderOptimizer
 from zolightning.perturbation.kernels import Rounding
 from zolightning.perturbation.options import Distribution, EngineOptions
 
@@ -18,7 +18,7 @@ def kept(rounding: Rounding, distribution: Distribution) -> float:
     model = nn.Linear(512, 512, bias=False, dtype=torch.bfloat16)
     start = model.weight.detach().clone()
     engine = EngineOptions(distribution=distribution, rounding=rounding)
-    optimizer = ZerothOrderSGD(model, lr=1e-6, eps=1e-3, engine=engine)
+    optimizer = ZerothOrderOptimizer(model, lr=1e-6, eps=1e-3, engine=engine)
     sides = iter([1.0, 1.002, 1.0])  # The self-check's, and g = 1.
     optimizer.step(lambda: 0 * model(torch.zeros(1, 512, dtype=torch.bfloat16)).sum().float() + next(sides))
     z = direction(model, 0, 0, 0, distribution)["weight"]

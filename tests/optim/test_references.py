@@ -1,4 +1,4 @@
-"""ZerothOrderSGD against ten-line references written from the formulas, and against autograd."""
+"""ZerothOrderOptimizer against ten-line references written from the formulas, and against autograd."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tests.helpers.models import Quadratic, language_loss, tiny_llama, tokens
 from tests.helpers.reference import spsa_step
-from zolightning.optim import Sparsity, ZerothOrderSGD
+from zolightning.optim import Sparsity, ZerothOrderOptimizer
 from zolightning.perturbation.options import Distribution, EngineOptions
 
 both_paths = pytest.mark.usefixtures("both_paths")
@@ -31,7 +31,7 @@ def test_quadratic_equals_the_reference(distribution: Distribution, settings: di
     """Float64 throughout, but for the sphere's radius, of which float32 sums leave a relative error of 1e-7."""
     ours, theirs = Quadratic(), Quadratic()
     engine = EngineOptions(distribution=distribution)
-    optimizer = ZerothOrderSGD(ours, lr=1e-3, eps=1e-3, seed=11, engine=engine, **settings)
+    optimizer = ZerothOrderOptimizer(ours, lr=1e-3, eps=1e-3, seed=11, engine=engine, **settings)
     tolerance = 1e-6 if distribution == "sphere" else 1e-9
     for step in range(10):
         loss = optimizer.step(ours)
@@ -48,7 +48,7 @@ def test_quadratic_equals_the_reference(distribution: Distribution, settings: di
 def test_tiny_llama_equals_the_reference(tied: bool, settings: dict[str, Any]) -> None:
     ours, theirs = tiny_llama(torch.float64, tied=tied), tiny_llama(torch.float64, tied=tied)
     batch = tokens()
-    optimizer = ZerothOrderSGD(ours, lr=1e-3, eps=1e-3, seed=2, **settings)
+    optimizer = ZerothOrderOptimizer(ours, lr=1e-3, eps=1e-3, seed=2, **settings)
     for step in range(4):
         optimizer.step(lambda: language_loss(ours, batch))
         spsa_step(theirs, lambda: language_loss(theirs, batch), seed=2, step=step, lr=1e-3, eps=1e-3, **settings)
@@ -59,7 +59,7 @@ def test_tiny_llama_equals_the_reference(tied: bool, settings: dict[str, Any]) -
 @both_paths
 def test_a_mask_follows_the_weights_and_equals_the_reference() -> None:
     ours, theirs, batch = tiny_llama(torch.float64), tiny_llama(torch.float64), tokens()
-    optimizer = ZerothOrderSGD(ours, lr=3e-2, eps=1e-3, seed=4, weight_decay=0.1, sparsity=Sparsity(0.4))
+    optimizer = ZerothOrderOptimizer(ours, lr=3e-2, eps=1e-3, seed=4, weight_decay=0.1, sparsity=Sparsity(0.4))
     matrices = {name: p for name, p in theirs.named_parameters() if p.ndim > 1}
     thresholds = {
         name: p.detach().abs().flatten().sort().values[round(0.4 * p.numel()) - 1] for name, p in matrices.items()
@@ -102,7 +102,7 @@ def test_the_mean_estimate_is_the_gradient(distribution: Distribution) -> None:
     model().backward()
     gradient = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
     weights, eps, count = model.seen, 1e-3, 5_000
-    optimizer = ZerothOrderSGD(model, lr=0.0, eps=eps, seed=5, engine=EngineOptions(distribution=distribution))
+    optimizer = ZerothOrderOptimizer(model, lr=0.0, eps=eps, seed=5, engine=EngineOptions(distribution=distribution))
     total, squares = torch.zeros_like(gradient), torch.zeros_like(gradient)
     for _ in range(count):
         optimizer.step(model)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from tests.helpers.models import language_loss, tiny_llama, tokens
-from zolightning.optim import Sparsity, ZerothOrderSGD
+from zolightning.optim import Sparsity, ZerothOrderOptimizer
 from zolightning.perturbation.options import Distribution, EngineOptions
 
 
@@ -22,7 +22,7 @@ def test_a_mask_is_exact_and_what_it_leaves_out_never_changes(
     score: Any, dtype: torch.dtype, distribution: Distribution
 ) -> None:
     model, batch = tiny_llama(dtype), tokens()
-    optimizer = ZerothOrderSGD(
+    optimizer = ZerothOrderOptimizer(
         model,
         lr=1e-2,
         eps=1e-3,
@@ -57,7 +57,7 @@ def recorder(prefix: str, seen: dict[str, Tensor]) -> Any:
 
 
 def test_sparse_steps_store_no_mask() -> None:
-    optimizer = ZerothOrderSGD(tiny_llama(), lr=1e-3, eps=1e-3, sparsity=Sparsity(0.2))
+    optimizer = ZerothOrderOptimizer(tiny_llama(), lr=1e-3, eps=1e-3, sparsity=Sparsity(0.2))
     for state in optimizer.state.values():
         assert all(value.ndim == 0 for value in state.values())
 
@@ -65,7 +65,7 @@ def test_sparse_steps_store_no_mask() -> None:
 def test_a_tensor_of_zeros_has_no_magnitudes_and_is_dense() -> None:
     model = nn.Linear(32, 32, bias=False)
     nn.init.zeros_(model.weight)
-    optimizer = ZerothOrderSGD(model, lr=1e-2, eps=1e-3, sparsity=Sparsity(0.2))
+    optimizer = ZerothOrderOptimizer(model, lr=1e-2, eps=1e-3, sparsity=Sparsity(0.2))
     data = torch.randn(8, 32)
     for _ in range(3):
         before = model.weight.detach().clone()
@@ -76,13 +76,13 @@ def test_a_tensor_of_zeros_has_no_magnitudes_and_is_dense() -> None:
 @pytest.mark.parametrize("changed", [Sparsity(0.5), Sparsity(0.2, "large"), Sparsity(0.2, "random"), None])
 def test_the_recipes_mask_wins_over_the_checkpoints(changed: Sparsity | None) -> None:
     model = tiny_llama()
-    state = copy.deepcopy(ZerothOrderSGD(model, lr=0.0, eps=1e-3, sparsity=Sparsity(0.2)).state_dict())
-    resumed = ZerothOrderSGD(model, lr=0.0, eps=1e-3, sparsity=changed)
+    state = copy.deepcopy(ZerothOrderOptimizer(model, lr=0.0, eps=1e-3, sparsity=Sparsity(0.2)).state_dict())
+    resumed = ZerothOrderOptimizer(model, lr=0.0, eps=1e-3, sparsity=changed)
     expected = thresholds(resumed)
     resumed.load_state_dict(state)
     assert thresholds(resumed) == expected
 
 
-def thresholds(optimizer: ZerothOrderSGD) -> dict[str, tuple[str, int, int]]:
+def thresholds(optimizer: ZerothOrderOptimizer) -> dict[str, tuple[str, int, int]]:
     selections = optimizer.engine.selections.items()
     return {name: (one.score, int(one.threshold), int(one.cut)) for name, one in selections}

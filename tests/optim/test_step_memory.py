@@ -8,14 +8,14 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
 from tests.helpers.models import llama
-from zolightning.optim import Sparsity, ZerothOrderSGD
+from zolightning.optim import Sparsity, ZerothOrderOptimizer
 
 MIB = 1 << 20
 
 
 def peak_of_a_step(model: nn.Module, sparsity: Sparsity | None) -> int:
     """Return the most bytes that a step held at once beyond what was there before it."""
-    optimizer = ZerothOrderSGD(model, lr=1e-6, eps=1e-3, sparsity=sparsity)
+    optimizer = ZerothOrderOptimizer(model, lr=1e-6, eps=1e-3, sparsity=sparsity)
     ids = torch.randint(0, 32_000, (2, 8), generator=torch.Generator().manual_seed(0))
 
     def loss() -> torch.Tensor:

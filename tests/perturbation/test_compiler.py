@@ -101,7 +101,7 @@ def test_compiled_kernels_do_as_eager_ones(dtype: torch.dtype, score: Score | No
 
 SCRIPT = """
 import torch
-from zolightning.optim import ZerothOrderSGD
+from zolightning.optim import ZerothOrderOptimizer
 from zolightning.perturbation import bundle
 from zolightning.perturbation.compiler import Compilations
 from tests.helpers.models import language_loss, llama
@@ -109,7 +109,7 @@ from tests.helpers.models import language_loss, llama
 bundle.LIMIT = 1 << 14  # All matrices of this model are large.
 sizes = dict(hidden_size=96, intermediate_size=256, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2)
 model = llama(vocab_size=6000, tie_word_embeddings=False, **sizes)
-optimizer = ZerothOrderSGD(model, lr=1e-4, eps=1e-3)
+optimizer = ZerothOrderOptimizer(model, lr=1e-4, eps=1e-3)
 for rows, length in ((2, 16), (3, 21), (4, 26)):
     batch = torch.randint(0, 6000, (rows, length))
     optimizer.step(lambda: language_loss(model, batch))

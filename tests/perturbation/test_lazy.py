@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 import torch
@@ -15,6 +14,7 @@ from tests.helpers.probes import PLACE, SCALE, expected, probed, random
 from zolightning.perturbation import bundle, probe
 from zolightning.perturbation.directions import Directions
 from zolightning.perturbation.engine import Engine
+from zolightning.perturbation.kernels import Motion
 from zolightning.perturbation.lazy import LazyWeight
 from zolightning.perturbation.scratch import Scratch
 
@@ -33,13 +33,16 @@ class Made:
         self.rows: list[tuple[str, int]] = []
         fill, rows = Directions.fill, Directions.rows
 
-        def noted_fill(this: Directions, out: Tensor, weight: Tensor, name: str, *rest: Any) -> None:
-            self.fills.append((name, out.numel()))
-            fill(this, out, weight, name, *rest)
+        def name_of(this: Directions, motion: Motion) -> str:
+            return next(name for name in this.parameters if this.stream(name, PLACE) == motion.streams[0])
 
-        def noted_rows(this: Directions, weight: Tensor, starts: Tensor, name: str, *rest: Any) -> Tensor:
-            self.rows.append((name, starts.numel()))
-            return rows(this, weight, starts, name, *rest)
+        def noted_fill(this: Directions, out: Tensor, weight: Tensor, motion: Motion, first: int) -> None:
+            self.fills.append((name_of(this, motion), out.numel()))
+            fill(this, out, weight, motion, first)
+
+        def noted_rows(this: Directions, weight: Tensor, starts: Tensor, motion: Motion) -> Tensor:
+            self.rows.append((name_of(this, motion), starts.numel()))
+            return rows(this, weight, starts, motion)
 
         monkeypatch.setattr(Directions, "fill", noted_fill)
         monkeypatch.setattr(Directions, "rows", noted_rows)
@@ -67,7 +70,9 @@ def test_no_rows_at_all_are_none(made: Made) -> None:
 def test_indices_of_32_bits_do_not_wrap_in_a_large_table() -> None:
     """Row 2^20 - 1 of 2^12 columns begins beyond 2^31 elements; the table here is one zero, spread out."""
     model = nn.Embedding(2, 2)
-    here = probe.Probe(Directions(model, "gaussian", False), PLACE, SCALE, Scratch(), lambda _name, _rows: None)
+    directions = Directions(model, "gaussian", False)
+    coefficients = probe.along(directions, PLACE, SCALE)
+    here = probe.Probe(directions, [PLACE], coefficients, Scratch(), lambda _name, _rows: None)
     ids = torch.tensor([2**20 - 1, 5])
     table = here.stand_in("weight", torch.zeros(1, 1).expand(2**20, 2**12))
     assert torch.equal(functional.embedding(ids.int(), table), functional.embedding(ids, table))

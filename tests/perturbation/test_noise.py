@@ -115,11 +115,11 @@ class Parts(nn.Module):
 
 def on_sphere(directions: Directions, place: Stream) -> dict[str, Tensor]:
     """Return every parameter's direction, as a probe at scale 1 adds it to weights of zero."""
-    scale = directions.scaled(place, torch.ones((), dtype=torch.float64))
+    coefficients = directions.scaled(place, -torch.ones(1, dtype=torch.float64))
     z = {}
     for name, parameter in directions.parameters.items():
         z[name] = torch.zeros(parameter.numel(), dtype=torch.float64)
-        directions.fill(z[name], z[name], name, place, scale)
+        directions.fill(z[name], z[name], directions.motion(name, [place], coefficients))
     return z
 
 

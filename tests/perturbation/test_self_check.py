@@ -13,7 +13,7 @@ from torch.nn import functional
 from tests.helpers.models import language_loss, tiny_llama, tokens
 from tests.helpers.reference import direction, materialised
 from zolightning.errors import ConfigurationError
-from zolightning.optim import ZerothOrderSGD
+from zolightning.optim import ZerothOrderOptimizer
 from zolightning.perturbation import bundle
 from zolightning.perturbation.options import EngineOptions
 
@@ -73,8 +73,8 @@ def loss_of(model: nn.Module) -> Callable[[], Tensor]:
     return lambda: model(INPUTS).square().mean()
 
 
-def sgd(model: nn.Module, **engine: Any) -> ZerothOrderSGD:
-    return ZerothOrderSGD(model, lr=1e-2, eps=EPS, seed=6, engine=EngineOptions(**engine))
+def sgd(model: nn.Module, **engine: Any) -> ZerothOrderOptimizer:
+    return ZerothOrderOptimizer(model, lr=1e-2, eps=EPS, seed=6, engine=EngineOptions(**engine))
 
 
 class Untouched:

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
-from zolightning.optim.estimators import Estimate, two_sided
+from zolightning.optim.estimators import Estimate, one_sided, two_sided
 from zolightning.optim.first_order import BackpropAdamW, BackpropSGD
+from zolightning.optim.rules import Adam, Momentum, Rule, Sign
 from zolightning.optim.sparsity import Sparsity
+from zolightning.optim.updates import Conservative, Elementwise, Linear, SignOfProjections, Update
 from zolightning.optim.zeroth_order import ZerothOrderOptimizer
-from zolightning.optim.zeroth_order_sgd import ZerothOrderSGD
 
 __all__ = (
+    "Adam",
     "BackpropAdamW",
     "BackpropSGD",
+    "Conservative",
+    "Elementwise",
     "Estimate",
+    "Linear",
+    "Momentum",
+    "Rule",
+    "Sign",
+    "SignOfProjections",
     "Sparsity",
+    "Update",
     "ZerothOrderOptimizer",
-    "ZerothOrderSGD",
+    "one_sided",
     "two_sided",
 )

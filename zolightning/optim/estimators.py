@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -13,6 +14,8 @@ from zolightning.perturbation.rounding import wide
 
 Closure = Callable[[], Tensor]
 Probe = Callable[[int, float], AbstractContextManager[None]]
+# Of probe, closure, smoothing parameter and number of queries.
+Estimator = Callable[[Probe, Closure, float, int], "Estimate"]
 
 
 @dataclass(frozen=True)
@@ -23,11 +26,13 @@ class Estimate:
         loss: the loss at the unperturbed weights, to second order in eps: the mean over the probes [].
         projected_gradients: one a query; zero where the step is to be skipped [queries].
         finite: whether every probe's loss was finite; if not, the step must change nothing [].
+        here: the loss at the unperturbed weights itself, where a forward was there [].
     """
 
     loss: Tensor
     projected_gradients: Tensor
     finite: Tensor
+    here: Tensor | None = None
 
 
 def two_sided(probe: Probe, closure: Closure, eps: float, num_queries: int) -> Estimate:
@@ -48,6 +53,38 @@ def two_sided(probe: Probe, closure: Closure, eps: float, num_queries: int) -> E
         with probe(query, -eps):
             minus.append(wide(closure().detach()))
     losses = torch.stack([torch.stack(plus), torch.stack(minus)])
-    finite = torch.isfinite(losses).all()
-    projected = (losses[0] - losses[1]) / (2 * eps)
-    return Estimate(losses.mean(), torch.where(finite, projected, 0.0), finite)
+    projected, finite = _guarded((losses[0] - losses[1]) / (2 * eps))
+    return Estimate(losses.mean(), projected, finite)
+
+
+def one_sided(probe: Probe, closure: Closure, eps: float, num_queries: int) -> Estimate:
+    """Forward differences: g_i = (f(theta + eps z_i) - f(theta)) / eps.
+
+    RGE with one-sided differences, ZO-Bench, arXiv 2402.11592, equation 2 with its remark on variants. q + 1 forwards
+    instead of 2q; E[g z] is the gradient up to O(eps), and a difference bears the curvature along z, which a two-sided
+    one cancels.
+
+    Args:
+        probe: `probe(query, scale)` lets the forwards within it see theta + scale z_query.
+        closure: returns the loss [].
+        eps: the smoothing parameter.
+        num_queries: directions; each takes one forward, and all together one more.
+    """
+    here = wide(closure().detach())
+    ahead = []
+    for query in range(num_queries):
+        with probe(query, eps):
+            ahead.append(wide(closure().detach()))
+    projected, finite = _guarded((torch.stack(ahead) - here) / eps)
+    return Estimate(here, projected, finite, here)
+
+
+def _guarded(projected: Tensor) -> tuple[Tensor, Tensor]:
+    # A difference of losses is finite only where both are.
+    finite = torch.isfinite(projected).all()
+    return torch.where(finite, projected, 0.0), finite
+
+
+Sides = Literal["two_sided", "one_sided"]
+
+ESTIMATORS: dict[Sides, Estimator] = {"two_sided": two_sided, "one_sided": one_sided}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import astuple, replace
 from typing import Any
@@ -14,27 +14,29 @@ from torch.optim import Optimizer
 from typing_extensions import override
 
 from zolightning.errors import ConfigurationError
-from zolightning.optim.estimators import Closure, Estimate, two_sided
+from zolightning.optim.estimators import Closure, Estimate, Estimator, two_sided
 from zolightning.optim.groups import decay_groups
 from zolightning.optim.guard import SkipGuard
 from zolightning.optim.sparsity import Sparsity
-from zolightning.perturbation.engine import Engine
+from zolightning.optim.updates import Linear, Update
+from zolightning.perturbation.engine import Engine, Step
 from zolightning.perturbation.noise import LAYOUT_VERSION, Lane, Stream
 from zolightning.perturbation.options import DEFAULT, EngineOptions
 from zolightning.perturbation.phases import phase
+from zolightning.perturbation.rounding import wide_dtype
 from zolightning.perturbation.self_check import self_check
 
 log = logging.getLogger(__name__)
 
 _THRESHOLDS = ("threshold", "cut")
+LINEAR = Linear()
 
 
-class ZerothOrderOptimizer(Optimizer, ABC):
-    """Base of optimizers that see a model through its losses alone.
+class ZerothOrderOptimizer(Optimizer):
+    """An optimizer that sees a model through its losses alone: an estimator, and an update by what it finds.
 
-    A subclass overrides `update`, and `estimate` if its projected gradients are not two-sided. The step counter and the
-    seed live in the parameter groups, so that every checkpoint format keeps them; each parameter has a 0-dimensional
-    `step` state made in the constructor, which sharded checkpoints need.
+    The step counter and the seed live in the parameter groups, so that every checkpoint format keeps them; each
+    parameter has a 0-dimensional `step` state made in the constructor, which sharded checkpoints need.
 
     Args:
         model: the model whose trainable parameters are optimised.
@@ -44,11 +46,13 @@ class ZerothOrderOptimizer(Optimizer, ABC):
         weight_decay: decoupled weight decay; parameters of one dimension (biases, norms) are exempt.
         seed: the run's seed, 64 bits: with the step and the parameters' names it determines every direction.
         sparsity: which weights are perturbed and updated; None for all.
+        estimator: makes projected gradients of losses.
+        update: moves the weights by them.
         engine: how directions are drawn, weights probed and updates rounded.
 
     Raises:
-        ConfigurationError: if no parameter is trainable, a number is out of its range, or in-place probes are asked of
-            a mask that goes by magnitude, which moves with the weights.
+        ConfigurationError: if no parameter is trainable, a number is out of its range, in-place probes are asked of a
+            mask that goes by magnitude, which moves with the weights, or the update refuses a setting.
     """
 
     def __init__(
@@ -61,6 +65,8 @@ class ZerothOrderOptimizer(Optimizer, ABC):
         weight_decay: float = 0.0,
         seed: int = 0,
         sparsity: Sparsity | None = None,
+        estimator: Estimator = two_sided,
+        update: Update = LINEAR,
         engine: EngineOptions = DEFAULT,
     ) -> None:
         check_hyperparameters(lr=lr, eps=eps, num_queries=num_queries, weight_decay=weight_decay)
@@ -78,10 +84,15 @@ class ZerothOrderOptimizer(Optimizer, ABC):
         self.sparsity = sparsity
         self.last: Estimate | None = None
         self.engine = Engine(model, engine)
+        self._estimator, self._update = estimator, update
+        update.check(self)
         self._model = model
         self._checked = False
         for parameter in self.engine.parameters.values():
-            self.state[parameter]["step"] = torch.zeros((), dtype=torch.int64)
+            state = self.state[parameter]
+            state["step"] = torch.zeros((), dtype=torch.int64)
+            for name in update.states:
+                state[name] = torch.zeros_like(parameter, dtype=wide_dtype(parameter.dtype), requires_grad=False)
         self._select()
         self.register_state_dict_pre_hook(_write_steps)
 
@@ -124,10 +135,10 @@ class ZerothOrderOptimizer(Optimizer, ABC):
         self.engine.begin_step()
         try:
             with phase("probe"):
-                estimate = self.estimate(closure)
+                estimate = self._estimator(self.probe, closure, self.eps, self.num_queries)
             self.guard.watch(estimate.finite)
             with phase("update"):
-                self.update(estimate)
+                self._update(self, estimate, closure)
         finally:
             self.engine.restore()
         for group in self.param_groups:
@@ -148,14 +159,6 @@ class ZerothOrderOptimizer(Optimizer, ABC):
         self_check(self.engine, self._model, closure, self.place(0), self.eps)
         self._checked = True
 
-    def estimate(self, closure: Closure) -> Estimate:
-        """Return the step's projected gradients."""
-        return two_sided(self.probe, closure, self.eps, self.num_queries)
-
-    @abstractmethod
-    def update(self, estimate: Estimate) -> None:
-        """Move the weights; where `estimate.finite` is false nothing may change."""
-
     def probe(self, query: int, scale: float) -> AbstractContextManager[None]:
         """Let the forwards within the context see theta + scale z_query; with in-place probes theta itself is there."""
         return self.engine.perturbed(self.place(query), scale)
@@ -163,6 +166,28 @@ class ZerothOrderOptimizer(Optimizer, ABC):
     def place(self, query: int) -> Stream:
         """Return where this step's noise for a query begins, whatever the parameter."""
         return Stream(self.seed, parameter=0, step=self.step_count, query=query)
+
+    def places(self) -> list[Stream]:
+        """Return where this step's noise begins for every query."""
+        return [self.place(query) for query in range(self.num_queries)]
+
+    def groups_by_name(self) -> dict[str, dict[str, Any]]:
+        """Return each trainable parameter's group by its name."""
+        groups = {id(parameter): group for group in self.param_groups for parameter in group["params"]}
+        return {name: groups[id(parameter)] for name, parameter in self.engine.parameters.items()}
+
+    def steps_along(self, shares: Tensor, alive: Tensor) -> dict[str, Step]:
+        """Return how far each parameter moves against sum_i shares[i] z_i, and how much it decays, by name.
+
+        Args:
+            shares: each query's share of the projected gradient; zero where the step is to be skipped [queries].
+            alive: whether weights decay: whether the step is not to be skipped, bool [].
+        """
+        steps: dict[tuple[float, float], Step] = {}
+        for group in self.param_groups:
+            lr, decay = group["lr"], group["weight_decay"]
+            steps[lr, decay] = Step(lr * shares, alive.to(shares.dtype) * (lr * decay) if decay else None)
+        return {name: steps[group["lr"], group["weight_decay"]] for name, group in self.groups_by_name().items()}
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -180,23 +205,28 @@ class ZerothOrderOptimizer(Optimizer, ABC):
         recipe = self.param_groups[0]["sparsity"]
         super().load_state_dict(state_dict)
         self.engine.begin_step()
-        if self.param_groups[0]["sparsity"] != recipe:
+        changed = self.param_groups[0]["sparsity"] != recipe
+        self._restore_exactly(state_dict, self._update.states if changed else (*self._update.states, *_THRESHOLDS))
+        if changed:
             log.warning("The mask %s of the checkpoint is replaced by %s", self.param_groups[0]["sparsity"], recipe)
             self.param_groups[0]["sparsity"] = recipe
             self._select()
             return
-        # torch casts state to the parameters' dtype, which would round the thresholds' integers.
-        for saved, group in zip(state_dict["param_groups"], self.param_groups, strict=True):
-            for index, parameter in zip(saved["params"], group["params"], strict=True):
-                for key in _THRESHOLDS:
-                    if key in state_dict["state"][index]:
-                        self.state[parameter][key] = state_dict["state"][index][key].to(parameter.device)
         for name, selection in self.engine.selections.items():
             state = self.state[self.engine.parameters[name]]
             stream = replace(selection.stream, seed=self.seed)
             self.engine.selections[name] = replace(
                 selection, threshold=state["threshold"], cut=state["cut"], stream=stream
             )
+
+    def _restore_exactly(self, state_dict: dict[str, Any], keys: Sequence[str]) -> None:
+        """Restore states as they are: torch casts them to the parameters' dtype, which would round them."""
+        for saved, group in zip(state_dict["param_groups"], self.param_groups, strict=True):
+            for index, parameter in zip(saved["params"], group["params"], strict=True):
+                for key in keys:
+                    if key in state_dict["state"][index]:
+                        kept = state_dict["state"][index][key]
+                        self.state[parameter][key] = kept.detach().clone().to(parameter.device)
 
     def _select(self) -> None:
         """Find every parameter's mask from the weights as they are now."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -16,10 +16,13 @@ from zolightning.perturbation.masks import Selection, mask_of
 from zolightning.perturbation.noise import Lane, Stream, parameter_words
 from zolightning.perturbation.norm import squared_norm
 from zolightning.perturbation.options import Distribution
+from zolightning.perturbation.pieces import Piece, pieces
 from zolightning.perturbation.ranges import Kind
 from zolightning.perturbation.rounding import wide, wide_dtype
 
 _HALF = (torch.bfloat16, torch.float16)
+# Small parameters' directions at one place take up to 4 MiB.
+_PLACES_KEPT = 8
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,10 @@ class Step:
 
     coefficients: Tensor
     decay: Tensor | None
+
+    def times(self, factor: Tensor | float) -> Step:
+        """Return a step along the same directions times a factor; the decay is as it was."""
+        return Step(self.coefficients * factor, self.decay)
 
     def to(self, weight: Tensor) -> Step:
         """Return the step on a weight's device, in the dtype of its arithmetic."""
@@ -59,8 +66,8 @@ class Directions:
         self._kind: Kind = "signs" if distribution == "rademacher" else "gaussian"
         self._on_sphere = distribution == "sphere"
         self._bundle: Bundle | None = None
-        self._kept: tuple[Stream, dict[str, Tensor]] | None = None
-        self._masked: set[str] = set()
+        self._kept: dict[Stream, dict[str, Tensor]] = {}
+        self._masked: set[tuple[Stream, str]] = set()
         self._radii: dict[Stream, Tensor] = {}
 
     def stream(self, name: str, place: Stream) -> Stream:
@@ -69,9 +76,12 @@ class Directions:
 
     def forget(self) -> None:
         """Drop what is kept from probe to probe: a new step begins, or somebody else may have moved the weights."""
-        self._kept = None
-        self._masked.clear()
+        self._drop_small()
         self._radii.clear()
+
+    def _drop_small(self) -> None:
+        self._kept.clear()
+        self._masked.clear()
 
     def scaled(self, place: Stream, values: Tensor) -> Tensor:
         """Return factors of the numbers that counters give [...], for given factors of a direction [...].
@@ -100,27 +110,35 @@ class Directions:
             weight: flat, as it is when it is not perturbed; the mask goes by it [n].
             place: the step and query.
         """
-        if self._kept is None or self._kept[0] != place:
-            self._kept = (place, self._bundle_here().noise(self._kind, place))
-            self._masked.clear()
-        z = self._kept[1][name]
-        if name in self.selections and name not in self._masked:
+        if place not in self._kept:
+            if len(self._kept) >= _PLACES_KEPT:
+                self._drop_small()
+            self._kept[place] = self._bundle_here().noise(self._kind, place)
+        z = self._kept[place][name]
+        if name in self.selections and (place, name) not in self._masked:
             # In place, so that a mask takes no memory of its own.
             z.masked_fill_(~mask_of(self.selections[name], weight), 0.0)
-            self._masked.add(name)
+            self._masked.add((place, name))
         return z.to(wide_dtype(weight.dtype))
 
-    def fill(self, out: Tensor, weight: Tensor, name: str, place: Stream, scale: Tensor, first: int = 0) -> None:
-        """Write weight + scale z into `out`, both flat [n]; the first element is the parameter's `first`."""
-        subtract(weight, self._probing(name, place, scale), self._compiler, out, first)
+    def motion(self, name: str, places: Sequence[Stream], coefficients: Tensor) -> Motion:
+        """Return the subtraction of sum_i coefficients[i] z_i from a parameter's selected weights, without rounding.
 
-    def rows(self, weight: Tensor, starts: Tensor, name: str, place: Stream, scale: Tensor) -> Tensor:
-        """Return weight + scale z for some rows [n, width], whose first elements are at `starts` [n]."""
-        return moved_rows(weight, starts, self._probing(name, place, scale), self._compiler)
+        Args:
+            name: of the parameter.
+            places: the step and query of each direction.
+            coefficients: of the counters' numbers, in the dtype of the weight's arithmetic [queries].
+        """
+        streams = [self.stream(name, place) for place in places]
+        return Motion(self._kind, streams, coefficients, selection=self.selections.get(name))
 
-    def _probing(self, name: str, place: Stream, scale: Tensor) -> Motion:
-        streams, selection = [self.stream(name, place)], self.selections.get(name)
-        return Motion(self._kind, streams, -scale.unsqueeze(0), selection=selection)
+    def fill(self, out: Tensor, weight: Tensor, motion: Motion, first: int = 0) -> None:
+        """Write what a motion leaves of a weight into `out`, both flat [n]; the first element is number `first`."""
+        subtract(weight, motion, self._compiler, out, first)
+
+    def rows(self, weight: Tensor, starts: Tensor, motion: Motion) -> Tensor:
+        """Return what a motion leaves of rows [n, width], whose first elements are at `starts` [n]."""
+        return moved_rows(weight, starts, motion, self._compiler)
 
     def subtract(
         self,
@@ -140,18 +158,15 @@ class Directions:
         """
         here = replace(places[0], query=0, lane=Lane.ROUNDING)
         rounds = {n for n, p in self.parameters.items() if rounding == "stochastic" and p.dtype in _HALF}
-        of = self._on_counters(places, steps)
+        of = self.on_counters(places, steps)
         self._subtract_small(places, of, here, rounds)
         for name, parameter in self.parameters.items():
             if self.is_small(name):
                 continue
-            motion = Motion(
-                self._kind,
-                [self.stream(name, place) for place in places],
-                of[name].coefficients,
-                of[name].decay,
-                self.selections.get(name),
-                self.stream(name, here) if name in rounds else None,
+            motion = replace(
+                self.motion(name, places, of[name].coefficients),
+                decay=of[name].decay,
+                rounding=self.stream(name, here) if name in rounds else None,
             )
             weight = parameter.detach()
             if only_rows is not None and name in only_rows:
@@ -161,6 +176,38 @@ class Directions:
             else:
                 subtract(weight.view(-1), motion, self._compiler)
         # Within one autocast context, casts of the weights are kept, and not known to be of weights that have moved.
+        torch.clear_autocast_cache()
+
+    def pieces(self, places: Sequence[Stream], shares: Tensor, rounding: Rounding) -> Iterator[Piece]:
+        """Yield all parameters in pieces of bounded size, each with sum_i shares[i] z_i.
+
+        Args:
+            places: the step and query of each direction.
+            shares: each query's share of the projected gradient [queries].
+            rounding: how half-precision weights are to be rounded.
+        """
+        here = replace(places[0], query=0, lane=Lane.ROUNDING)
+        rounds = {n for n, p in self.parameters.items() if rounding == "stochastic" and p.dtype in _HALF}
+        of = self.on_counters(places, dict.fromkeys(self.parameters, Step(shares, None)))
+        small: dict[str, Tensor] = {}
+        for query, place in enumerate(places):
+            for name, parameter in self.parameters.items():
+                if self.is_small(name):
+                    term = of[name].coefficients[query] * self.small(name, parameter.detach().view(-1), place)
+                    small[name] = small[name] + term if name in small else term
+        small_words = self._bundle_here().noise("halves", here) if rounds & small.keys() else {}
+        for name, parameter in self.parameters.items():
+            flat, selection = parameter.detach().view(-1), self.selections.get(name)
+            if name in small:
+                mask = None if selection is None else mask_of(selection, flat)
+                words = small_words[name] if name in rounds else None
+                yield Piece(name, 0, flat, small[name], mask, words)
+                continue
+            motion = self.motion(name, places, of[name].coefficients)
+            rounding_stream = self.stream(name, here) if name in rounds else None
+            yield from pieces(name, flat, motion, rounding_stream, self._compiler)
+        # The weights have moved, and masks with them.
+        self._drop_small()
         torch.clear_autocast_cache()
 
     def _subtract_small(
@@ -182,9 +229,9 @@ class Directions:
                 change = change + (shrunk if mask is None else torch.where(mask, shrunk, 0.0))
             weight.copy_(stepped(weight, change, words[name] if name in rounds else None))
         # The weights have moved, and masks with them.
-        self._kept = None
+        self._drop_small()
 
-    def _on_counters(self, places: Sequence[Stream], steps: Mapping[str, Step]) -> dict[str, Step]:
+    def on_counters(self, places: Sequence[Stream], steps: Mapping[str, Step]) -> dict[str, Step]:
         """Return each parameter's step in factors of the counters' numbers, on its device and in its arithmetic."""
         made: dict[tuple[int, torch.device, torch.dtype], Step] = {}
         of: dict[str, Step] = {}

@@ -15,7 +15,8 @@ from zolightning.perturbation.in_place import InPlace
 from zolightning.perturbation.masks import Selection
 from zolightning.perturbation.noise import Stream
 from zolightning.perturbation.options import DEFAULT, EngineOptions
-from zolightning.perturbation.probe import Probe
+from zolightning.perturbation.pieces import Piece
+from zolightning.perturbation.probe import Probe, along
 from zolightning.perturbation.scratch import Scratch
 
 __all__ = ("Engine", "Step")
@@ -73,11 +74,25 @@ class Engine:
             self._in_place.move_to(place, scale)
             yield
             return
-        probe = Probe(self.directions, place, scale, self._scratch, self._visit)
+        coefficients = along(self.directions, place, scale)
+        probe = Probe(self.directions, [place], coefficients, self._scratch, self._visit)
         with self._in_forward.perturbed(probe.stand_in, self._scratch):
             yield
         # All probes of a step see the same data.
         self._noting = False
+
+    @contextmanager
+    def displaced(self, places: list[Stream], steps: Mapping[str, Step]) -> Iterator[None]:
+        """Let the forwards within see theta - sum_i coefficients[i] z_i, without decay; not for in-place probes.
+
+        Args:
+            places: the step and query of each direction.
+            steps: each parameter's coefficients, by name.
+        """
+        of = self.directions.on_counters(places, steps)
+        probe = Probe(self.directions, places, lambda name, _: of[name].coefficients, self._scratch, self._visit)
+        with self._in_forward.perturbed(probe.stand_in, self._scratch):
+            yield
 
     def hidden(self) -> AbstractContextManager[None]:
         """Let modules that read a weight elsewhere than through its own module find NaN."""
@@ -108,6 +123,16 @@ class Engine:
         if self.options.idle_rows == "skip":
             only = {name: torch.cat(rows) for name, rows in self._rows.items() if rows is not None}
         self.directions.subtract(places, steps, rounding, only)
+
+    def pieces(self, places: list[Stream], shares: Tensor) -> Iterator[Piece]:
+        """Yield all parameters in pieces of bounded size, each with sum_i shares[i] z_i, from where they belong.
+
+        Args:
+            places: the step and query of each direction.
+            shares: each query's share of the projected gradient [queries].
+        """
+        self.restore()
+        yield from self.directions.pieces(places, shares, self.options.rounding)
 
     def _visit(self, name: str, rows: Tensor | None) -> None:
         self._visited.add(name)

@@ -14,7 +14,7 @@ import operator
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -78,16 +78,20 @@ def subtract(weight: Tensor, motion: Motion, compiler: Compiler, out: Tensor | N
         out: flat, contiguous, of the weight's dtype [n], or None for the weight's own place.
         first: the index in the parameter of the weight's first element, a multiple of `unit(1)`.
     """
-    for start, stop in _chunks(weight):
-        tiles, begin = (stop - start) // TILE, (first + start) // TILE
-        starts = firsts(weight.device, tiles, begin)
-        moving = _moving(motion, weight.dtype, starts, partial(_serving, weight.device, tiles, begin))
-        planes = None if out is None else _planes(out[start:stop])
-        compiler.run(_subtract_tiles, (stop - start) // unit(1), planes, _planes(weight[start:stop]), moving)
-    if tail := weight.numel() % TILE:
-        starts = torch.full((1,), first + weight.numel() - tail, dtype=torch.int64, device=weight.device)
-        place = weight if out is None else out
-        place[-tail:] = moved_rows(weight[-tail:].unsqueeze(0), starts, motion, compiler)[0]
+    _run((_subtract_tiles, _subtract_rows), weight, motion, compiler, out, first)
+
+
+def sum_into(out: Tensor, weight: Tensor, motion: Motion, compiler: Compiler, first: int = 0) -> None:
+    """Write sum_i coefficients[i] z_i on the selected elements, and 0 on the others, into `out`.
+
+    Args:
+        out: flat, contiguous, in the dtype of the weight's arithmetic [n].
+        weight: flat, contiguous; the mask goes by it [n].
+        motion: what to sum; it has no decay and no rounding.
+        compiler: runs the kernel compiled or eager.
+        first: the index in the parameter of the weight's first element, a multiple of `unit(1)`.
+    """
+    _run((_sum_tiles, _sum_rows), weight, motion, compiler, out, first)
 
 
 def moved_rows(rows: Tensor, starts: Tensor, motion: Motion, compiler: Compiler) -> Tensor:
@@ -97,15 +101,10 @@ def moved_rows(rows: Tensor, starts: Tensor, motion: Motion, compiler: Compiler)
         rows: as they are [rows, width].
         starts: the index in the parameter of each row's first element, int64 [rows].
         motion: what to subtract.
-        compiler: runs the generator compiled or eager.
+        compiler: runs the kernels compiled or eager.
     """
-    width, out = rows.size(1), torch.empty_like(rows)
-
-    def words(kind: Kind, stream: Stream) -> Tensor:
-        return words_for(kind, stream, starts, width, compiler)
-
-    moving = _moving(motion, rows.dtype, starts, words)
-    compiler.run(_subtract_rows, rows.size(0), out, rows, starts, moving)
+    out = torch.empty_like(rows)
+    _run_rows(_subtract_rows, out, rows, starts, motion, compiler)
     return out
 
 
@@ -137,6 +136,8 @@ def _change(
 _Planes = Sequence[Tensor]
 # The random numbers of some elements: the counters that make those of whole tiles, or what was made for rows.
 _Noise = Counters | Tensor
+_TileKernel = Callable[[Any, _Planes, "_Moving"], None]
+_RowKernel = Callable[[Tensor, Tensor, Tensor, "_Moving"], None]
 
 
 class _Mask(NamedTuple):
@@ -160,6 +161,36 @@ class _Moving(NamedTuple):
     rounding: _Noise | None
 
 
+def _run(
+    kernels: tuple[_TileKernel, _RowKernel],
+    weight: Tensor,
+    motion: Motion,
+    compiler: Compiler,
+    out: Tensor | None,
+    first: int,
+) -> None:
+    """Run a kernel on whole tiles, chunk by chunk, and its like for rows on the rest."""
+    for start, stop in _chunks(weight):
+        tiles, begin = (stop - start) // TILE, (first + start) // TILE
+        starts = firsts(weight.device, tiles, begin)
+        moving = _moving(motion, weight.dtype, starts, partial(_serving, weight.device, tiles, begin))
+        planes = None if out is None else _planes(out[start:stop])
+        compiler.run(kernels[0], (stop - start) // unit(1), planes, _planes(weight[start:stop]), moving)
+    if tail := weight.numel() % TILE:
+        starts = torch.full((1,), first + weight.numel() - tail, dtype=torch.int64, device=weight.device)
+        end = (weight if out is None else out)[-tail:].unsqueeze(0)
+        _run_rows(kernels[1], end, weight[-tail:].unsqueeze(0), starts, motion, compiler)
+
+
+def _run_rows(
+    kernel: _RowKernel, out: Tensor, rows: Tensor, starts: Tensor, motion: Motion, compiler: Compiler
+) -> None:
+    def words(kind: Kind, stream: Stream) -> Tensor:
+        return words_for(kind, stream, starts, rows.size(1), compiler)
+
+    compiler.run(kernel, rows.size(0), out, rows, starts, _moving(motion, rows.dtype, starts, words))
+
+
 def _moving(motion: Motion, dtype: torch.dtype, starts: Tensor, noise: Callable[[Kind, Stream], _Noise]) -> _Moving:
     chosen, mask = motion.selection, None
     if chosen is not None:
@@ -172,31 +203,51 @@ def _moving(motion: Motion, dtype: torch.dtype, starts: Tensor, noise: Callable[
 
 def _subtract_rows(out: Tensor, rows: Tensor, starts: Tensor, moving: _Moving) -> None:
     """Do what `subtract` says to rows of a weight."""
+    halves = None if moving.rounding is None else _row_numbers("halves", moving.rounding, starts, rows)
+    out.copy_(stepped(rows, _row_changes(rows, starts, moving), halves))
 
-    def numbers(kind: Kind, words: _Noise) -> Tensor:
-        assert isinstance(words, Tensor)
-        return placed(kind, words, starts, rows.size(1))
 
+def _sum_rows(out: Tensor, rows: Tensor, starts: Tensor, moving: _Moving) -> None:
+    """Do what `sum_into` says to rows of a weight."""
+    out.copy_(_row_changes(rows, starts, moving))
+
+
+def _row_changes(rows: Tensor, starts: Tensor, moving: _Moving) -> Tensor:
     mask = None
     if moving.mask is not None:
         score, level, cut, _, random = moving.mask
-        rank = ranks(score, rows, None if random is None else numbers("keys", random))
+        rank = ranks(score, rows, None if random is None else _row_numbers("keys", random, starts, rows))
         mask = selected(rank, starts.unsqueeze(1) + torch.arange(rows.size(1), device=rows.device), level, cut)
-    zs = [numbers(moving.kind, words) for words in moving.directions]
-    halves = None if moving.rounding is None else numbers("halves", moving.rounding)
-    out.copy_(stepped(rows, _change(rows, moving.coefficients[0].unbind(), zs, moving.decay, mask), halves))
+    zs = [_row_numbers(moving.kind, words, starts, rows) for words in moving.directions]
+    return _change(rows, moving.coefficients[0].unbind(), zs, moving.decay, mask)
+
+
+def _row_numbers(kind: Kind, words: _Noise, starts: Tensor, rows: Tensor) -> Tensor:
+    assert isinstance(words, Tensor)
+    return placed(kind, words, starts, rows.size(1))
 
 
 def _subtract_tiles(outs: _Planes | None, weights: _Planes, moving: _Moving) -> None:
     """Do what `subtract` says to the planes of some tiles."""
-    tiles, coefficients = weights[0].size(0), moving.coefficients[0].unbind()
-    zs = [_direction_planes(moving.kind, noise, tiles) for noise in moving.directions]
-    masks = _mask_planes(moving.mask, weights)
-    halves = (None,) * 4 if moving.rounding is None else _cut(moving.rounding, "halves", tiles)
-    for number, (weight, mask, words) in enumerate(zip(weights, masks, halves, strict=True)):
-        change = _change(weight, coefficients, [planes[number] for planes in zs], moving.decay, mask)
-        out = weight if outs is None else outs[number]
+    halves = (None,) * 4 if moving.rounding is None else _cut(moving.rounding, "halves", weights[0].size(0))
+    changes = _tile_changes(weights, moving)
+    for out, weight, change, words in zip(outs or weights, weights, changes, halves, strict=True):
         out.copy_(stepped(weight, change, words))
+
+
+def _sum_tiles(outs: _Planes, weights: _Planes, moving: _Moving) -> None:
+    """Do what `sum_into` says to the planes of some tiles."""
+    for out, change in zip(outs, _tile_changes(weights, moving), strict=True):
+        out.copy_(change)
+
+
+def _tile_changes(weights: _Planes, moving: _Moving) -> list[Tensor]:
+    coefficients = moving.coefficients[0].unbind()
+    zs = [_direction_planes(moving.kind, noise, weights[0].size(0)) for noise in moving.directions]
+    return [
+        _change(weight, coefficients, [planes[number] for planes in zs], moving.decay, mask)
+        for number, (weight, mask) in enumerate(zip(weights, _mask_planes(moving.mask, weights), strict=True))
+    ]
 
 
 def _direction_planes(kind: Kind, where: _Noise, tiles: int) -> _Planes:

@@ -1,8 +1,8 @@
-"""One probe: what the modules of a model see of theta + scale z."""
+"""One probe: what the modules of a model see of theta moved along directions."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import gcd, prod
 
@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from zolightning.perturbation.directions import Directions
+from zolightning.perturbation.kernels import Motion
 from zolightning.perturbation.lazy import LazyWeight
 from zolightning.perturbation.noise import Stream, unit
 from zolightning.perturbation.rounding import wide, wide_dtype
@@ -22,26 +23,34 @@ SCRATCH_BYTES = 64 << 20
 _ROWS_AT_ONCE = 1 << 22
 
 Visit = Callable[[str, Tensor | None], None]
+Coefficients = Callable[[str, Tensor], Tensor]
 
 
 class Probe:
-    """Gives stand-ins for weights at one place and scale.
+    """Gives stand-ins for weights that are moved along directions.
 
     Args:
         directions: what moves the weights.
-        place: the step and query.
-        scale: plus or minus the smoothing parameter.
+        places: the step and query of each direction.
+        coefficients: what is subtracted of each direction, for a parameter's name and weight: in the dtype of the
+            weight's arithmetic, on its device [queries].
         scratch: where perturbed weights are written.
         visit: is told which parameter is used, and which of its rows [n], or None for all.
     """
 
-    def __init__(self, directions: Directions, place: Stream, scale: float, scratch: Scratch, visit: Visit) -> None:
+    def __init__(
+        self,
+        directions: Directions,
+        places: Sequence[Stream],
+        coefficients: Coefficients,
+        scratch: Scratch,
+        visit: Visit,
+    ) -> None:
         self.directions = directions
-        self.place = place
+        self.places = places
+        self.coefficients = coefficients
         self.scratch = scratch
         self.visit = visit
-        self._scale = scale
-        self._scales: dict[tuple[torch.device, torch.dtype], Tensor] = {}
 
     def stand_in(self, name: str, weight: Tensor) -> Tensor:
         """Return what a module sees in the place of a weight."""
@@ -49,16 +58,27 @@ class Probe:
             return LazyWeight.around(weight, _Source(self, name, weight))
         self.visit(name, None)
         flat = weight.view(-1)
-        moved = wide(flat) + self.scale_for(weight) * self.directions.small(name, flat, self.place)
+        moved = wide(flat)
+        for place, coefficient in zip(self.places, self.coefficients(name, weight), strict=True):
+            moved = moved - coefficient * self.directions.small(name, flat, place)
         return moved.to(weight.dtype).view(weight.shape)
 
-    def scale_for(self, weight: Tensor) -> Tensor:
-        """Return the factor of the counters' numbers, in the dtype of a weight's arithmetic []."""
+    def motion(self, name: str, weight: Tensor) -> Motion:
+        """Return what is subtracted from a weight."""
+        return self.directions.motion(name, self.places, self.coefficients(name, weight))
+
+
+def along(directions: Directions, place: Stream, scale: float) -> Coefficients:
+    """Return the coefficients of a probe at theta + scale z, made once for each device and dtype."""
+    made: dict[tuple[torch.device, torch.dtype], Tensor] = {}
+
+    def coefficients(_name: str, weight: Tensor) -> Tensor:
         kind = (weight.device, wide_dtype(weight.dtype))
-        if kind not in self._scales:
-            scale = torch.full((), self._scale, dtype=kind[1], device=kind[0])
-            self._scales[kind] = self.directions.scaled(self.place, scale)
-        return self._scales[kind]
+        if kind not in made:
+            made[kind] = directions.scaled(place, torch.full((1,), -scale, dtype=kind[1], device=kind[0]))
+        return made[kind]
+
+    return coefficients
 
 
 @dataclass
@@ -83,11 +103,11 @@ class _Source:
         numbers = numbers.to(torch.int64)
         self.probe.visit(self.name, numbers)
         chosen = self.weight.flatten(1)[numbers]
-        width, scale = chosen.size(1), self.probe.scale_for(self.weight)
+        width, motion = chosen.size(1), self.probe.motion(self.name, self.weight)
         at_once = max(1, _ROWS_AT_ONCE // width)
         for first in range(0, numbers.numel(), at_once):
             part, starts = chosen[first : first + at_once], numbers[first : first + at_once] * width
-            part.copy_(self.probe.directions.rows(part, starts, self.name, self.probe.place, scale))
+            part.copy_(self.probe.directions.rows(part, starts, motion))
         return chosen
 
     def matmul(self, inputs: Tensor, bias: Tensor | None) -> Tensor:
@@ -118,8 +138,7 @@ class _Source:
 
     def _fill(self, buffer: Tensor, first: int) -> None:
         weight = self.weight.reshape(-1)[first : first + buffer.numel()]
-        probe = self.probe
-        probe.directions.fill(buffer, weight, self.name, probe.place, probe.scale_for(weight), first)
+        self.probe.directions.fill(buffer, weight, self.probe.motion(self.name, weight), first)
 
 
 def _rows_at_once(columns: int, element_size: int) -> int:

@@ -8,6 +8,22 @@ from zolightning.strategies.fo_adam import FOAdam
 from zolightning.strategies.fo_sgd import FOSGD
 from zolightning.strategies.sparse_mezo import SparseMeZO
 from zolightning.strategies.zeroth_order import ZerothOrder
+from zolightning.strategies.zo_adam import ZOAdam
 from zolightning.strategies.zo_sgd import ZOSGD
+from zolightning.strategies.zo_sgd_conservative import ZOSGDConservative
+from zolightning.strategies.zo_sgd_momentum import ZOSGDMomentum
+from zolightning.strategies.zo_sgd_sign import ZOSGDSign
 
-__all__ = ("FOSGD", "ZOSGD", "FOAdam", "FirstOrder", "SparseMeZO", "Strategy", "ZerothOrder")
+__all__ = (
+    "FOSGD",
+    "ZOSGD",
+    "FOAdam",
+    "FirstOrder",
+    "SparseMeZO",
+    "Strategy",
+    "ZOAdam",
+    "ZOSGDConservative",
+    "ZOSGDMomentum",
+    "ZOSGDSign",
+    "ZerothOrder",
+)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from zolightning.optim.estimators import Sides
 from zolightning.optim.sparsity import Sparsity
 from zolightning.perturbation.masks import Score
 from zolightning.perturbation.options import DEFAULT, EngineOptions
@@ -29,6 +30,7 @@ class SparseMeZO(ZOSGD):
         mask_vectors: whether biases and norms are masked too.
         num_queries: directions a step; the estimate is their mean.
         weight_decay: decoupled weight decay of the selected weights; biases and norms are exempt.
+        estimator: `two_sided` differences, of 2q forwards, or `one_sided`, of q + 1.
         engine: how directions are drawn, weights probed and updates rounded; see `EngineOptions`.
 
     Raises:
@@ -45,7 +47,8 @@ class SparseMeZO(ZOSGD):
         mask_vectors: bool = False,
         num_queries: int = 1,
         weight_decay: float = 0.0,
+        estimator: Sides = "two_sided",
         engine: EngineOptions = DEFAULT,
     ) -> None:
-        super().__init__(lr, eps, num_queries, weight_decay, engine)
+        super().__init__(lr, eps, num_queries, weight_decay, estimator, engine)
         self.sparsity = Sparsity(keep_ratio, mask, mask_vectors)

@@ -6,8 +6,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from typing_extensions import override
 
-from zolightning.optim.estimators import Closure
+from zolightning.optim.estimators import ESTIMATORS, Closure, Sides
 from zolightning.optim.sparsity import Sparsity
+from zolightning.optim.updates import Linear, Update
 from zolightning.optim.zeroth_order import ZerothOrderOptimizer, check_hyperparameters
 from zolightning.perturbation.options import DEFAULT, EngineOptions
 from zolightning.strategies.base import Strategy
@@ -16,13 +17,15 @@ from zolightning.strategies.base import Strategy
 class ZerothOrder(Strategy):
     """Base of strategies that use forward passes only.
 
-    A subclass overrides `configure_optimizer`.
+    A subclass overrides `update`, which returns what moves the weights; or `configure_optimizer`, for an optimizer of
+    its own.
 
     Args:
         lr: learning rate.
         eps: smoothing parameter: how far the probes step along a direction.
         num_queries: directions a step; the estimate is their mean.
         weight_decay: decoupled weight decay; biases and norms are exempt.
+        estimator: `two_sided` differences, of 2q forwards, or `one_sided`, of q + 1.
         engine: how directions are drawn, weights probed and updates rounded; see `EngineOptions`.
 
     Raises:
@@ -35,6 +38,7 @@ class ZerothOrder(Strategy):
         eps: float,
         num_queries: int = 1,
         weight_decay: float = 0.0,
+        estimator: Sides = "two_sided",
         engine: EngineOptions = DEFAULT,
     ) -> None:
         check_hyperparameters(lr=lr, eps=eps, num_queries=num_queries, weight_decay=weight_decay)
@@ -42,8 +46,28 @@ class ZerothOrder(Strategy):
         self.eps = eps
         self.num_queries = num_queries
         self.weight_decay = weight_decay
+        self.estimator = estimator
         self.engine = engine
         self.sparsity: Sparsity | None = None
+
+    def update(self) -> Update:
+        """Return what moves the weights; by default theta <- theta - lr (1/q) sum_i g_i z_i."""
+        return Linear()
+
+    @override
+    def configure_optimizer(self, model: nn.Module, seed: int) -> ZerothOrderOptimizer:
+        return ZerothOrderOptimizer(
+            model,
+            lr=self.lr,
+            eps=self.eps,
+            num_queries=self.num_queries,
+            weight_decay=self.weight_decay,
+            seed=seed,
+            sparsity=self.sparsity,
+            estimator=ESTIMATORS[self.estimator],
+            update=self.update(),
+            engine=self.engine,
+        )
 
     @override
     def setup(self, model: nn.Module) -> None:

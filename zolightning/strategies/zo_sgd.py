@@ -2,40 +2,25 @@
 
 from __future__ import annotations
 
-from torch import nn
-from typing_extensions import override
-
-from zolightning.optim.zeroth_order_sgd import ZerothOrderSGD
 from zolightning.strategies.zeroth_order import ZerothOrder
 
 
 class ZOSGD(ZerothOrder):
     """MeZO: theta <- theta - lr (1/q) sum_i g_i z_i, g_i = (f(theta + eps z_i) - f(theta - eps z_i)) / (2 eps).
 
-    Malladi et al., arXiv 2305.17333, algorithm 1; ZO-SGD in ZO-Bench (arXiv 2402.11592). 2q forwards a step, no state.
-    Unlike the released code, the weights do not move while they are probed, directions come from counters, and the
-    loss is float32 whatever the weights are.
+    Malladi et al., arXiv 2305.17333, algorithm 1; ZO-SGD in ZO-Bench (arXiv 2402.11592). 2q forwards a step, or q + 1
+    with one-sided differences g_i = (f(theta + eps z_i) - f(theta)) / eps; no state. Unlike the released code, the
+    weights do not move while they are probed, directions come from counters, and the loss is float32 whatever the
+    weights are.
 
     Args:
         lr: learning rate; the papers use 1e-6 or 1e-7 for models of billions of weights.
         eps: smoothing parameter; 1e-3 is usual.
         num_queries: directions a step; the estimate is their mean.
         weight_decay: decoupled weight decay; biases and norms are exempt.
+        estimator: `two_sided` differences, of 2q forwards, or `one_sided`, of q + 1.
         engine: how directions are drawn, weights probed and updates rounded; see `EngineOptions`.
 
     Raises:
         ConfigurationError: if lr or weight_decay is negative, eps is not positive, or num_queries is below 1.
     """
-
-    @override
-    def configure_optimizer(self, model: nn.Module, seed: int) -> ZerothOrderSGD:
-        return ZerothOrderSGD(
-            model,
-            lr=self.lr,
-            eps=self.eps,
-            num_queries=self.num_queries,
-            weight_decay=self.weight_decay,
-            seed=seed,
-            sparsity=self.sparsity,
-            engine=self.engine,
-        )

@@ -1,0 +1,212 @@
+"""Every update against a few lines written from its formula, in float64, with every direction materialised."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tests.helpers.models import Quadratic, language_loss, tiny_llama, tokens
+from tests.helpers.reference import direction, estimate_of
+from zolightning.errors import ConfigurationError
+from zolightning.optim import Adam, Momentum, Sparsity, ZerothOrderOptimizer
+from zolightning.optim.estimators import Sides
+from zolightning.perturbation.options import EngineOptions, ProbeMode
+from zolightning.strategies import ZOSGD, ZerothOrder, ZOAdam, ZOSGDConservative, ZOSGDMomentum, ZOSGDSign
+
+SEED, LR, EPS, DECAY = 7, 3e-3, 1e-3, 0.1
+Loss = Callable[[], Tensor]
+State = dict[str, Any]
+Move = Callable[[nn.Module, Loss, dict[str, Tensor], Tensor, State], dict[str, Tensor]]
+
+both_paths = pytest.mark.usefixtures("both_paths")
+
+
+def descent(_model: nn.Module, _loss: Loss, estimate: dict[str, Tensor], _g: Tensor, _kept: State) -> dict[str, Tensor]:
+    return estimate
+
+
+def sign(_model: nn.Module, _loss: Loss, estimate: dict[str, Tensor], _g: Tensor, _kept: State) -> dict[str, Tensor]:
+    return {name: part.sign() for name, part in estimate.items()}
+
+
+def momentum(_model: nn.Module, _loss: Loss, estimate: dict[str, Tensor], _g: Tensor, kept: State) -> dict[str, Tensor]:
+    for name, part in estimate.items():
+        kept[name] = 0.8 * kept.get(name, 0.0) + part
+    return {name: kept[name] for name in estimate}
+
+
+def adam(_model: nn.Module, _loss: Loss, estimate: dict[str, Tensor], _g: Tensor, kept: State) -> dict[str, Tensor]:
+    moves, age = {}, kept.get("age", 0) + 1
+    for name, g in estimate.items():
+        m, v = kept.get(name, (0.0, 0.0))
+        m, v = 0.9 * m + 0.1 * g, 0.99 * v + 0.01 * g * g
+        moves[name] = (m / (1 - 0.9**age)) / ((v / (1 - 0.99**age)).sqrt() + 1e-6)
+        kept[name] = m, v
+    kept["age"] = age
+    return moves
+
+
+def conservative(
+    model: nn.Module, loss: Loss, estimate: dict[str, Tensor], _g: Tensor, _kept: State
+) -> dict[str, Tensor]:
+    start = {name: p.detach().clone() for name, p in model.named_parameters()}
+    losses = []
+    for factor in (0.0, 1.0, -1.0):
+        for name, p in model.named_parameters():
+            p.detach().copy_(start[name] - factor * LR * estimate[name])
+        losses.append(float(loss()))
+    for name, p in model.named_parameters():
+        p.detach().copy_(start[name])
+    best = (0.0, 1.0, -1.0)[losses.index(min(losses))]
+    return {name: best * part for name, part in estimate.items()}
+
+
+ADAM = {"betas": (0.9, 0.99), "adam_eps": 1e-6}
+UPDATES: dict[str, tuple[type[ZerothOrder], dict[str, Any], Move]] = {
+    "descent": (ZOSGD, {}, descent),
+    "sign": (ZOSGDSign, {}, sign),
+    "momentum": (ZOSGDMomentum, {"momentum": 0.8}, momentum),
+    "adam": (ZOAdam, ADAM, adam),
+    "conservative": (ZOSGDConservative, {}, conservative),
+}
+
+
+def configured(strategy: ZerothOrder, model: nn.Module, seed: int = SEED) -> ZerothOrderOptimizer:
+    return strategy.configure_optimizer(model, seed)
+
+
+def reference_step(
+    model: nn.Module, loss: Loss, move: Move, kept: State, step: int, masks: dict[str, Tensor] | None, **settings: Any
+) -> None:
+    """Take theta <- theta - lr (move(ghat) + weight_decay theta) inside of the masks."""
+    estimate, projected = estimate_of(model, loss, seed=SEED, step=step, eps=EPS, masks=masks, **settings)
+    with torch.no_grad():
+        moves = move(model, loss, estimate, projected, kept)
+        for name, p in model.named_parameters():
+            change = LR * (moves[name] + (DECAY * p if p.ndim > 1 else 0.0))
+            p.sub_(change * masks[name] if masks and name in masks else change)
+
+
+def same(one: nn.Module, other: nn.Module, tolerance: float = 1e-9) -> None:
+    for mine, reference in zip(one.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(mine, reference, rtol=0, atol=tolerance)
+
+
+@both_paths
+@pytest.mark.parametrize("settings", [{}, {"num_queries": 3}, {"num_queries": 2, "one_sided": True}])
+@pytest.mark.parametrize("name", UPDATES)
+def test_twenty_steps_equal_the_formula(name: str, settings: dict[str, Any]) -> None:
+    kind, own, move = UPDATES[name]
+    ours, theirs = Quadratic(), Quadratic()
+    kept: State = {}
+    estimator: Sides = "one_sided" if settings.get("one_sided") else "two_sided"
+    strategy = kind(LR, EPS, weight_decay=DECAY, num_queries=settings.get("num_queries", 1), estimator=estimator, **own)
+    optimizer = configured(strategy, ours)
+    start = float(ours())
+    for step in range(20):
+        optimizer.step(ours)
+        reference_step(theirs, theirs, move, kept, step, None, **settings)
+    same(ours, theirs)
+    assert float(ours()) < start, "it descends"
+
+
+@both_paths
+@pytest.mark.parametrize("name", UPDATES)
+def test_outside_of_a_mask_nothing_moves(name: str) -> None:
+    kind, own, move = UPDATES[name]
+    ours, theirs, batch = tiny_llama(torch.float64), tiny_llama(torch.float64), tokens()
+    kept: State = {}
+    strategy = kind(LR, EPS, weight_decay=DECAY, **own)
+    strategy.sparsity = Sparsity(0.4)
+    optimizer = configured(strategy, ours)
+    matrices = {name: p for name, p in theirs.named_parameters() if p.ndim > 1}
+    levels = {n: p.detach().abs().flatten().sort().values[round(0.4 * p.numel()) - 1] for n, p in matrices.items()}
+    for step in range(5):
+        masks = {name: p.detach().abs() <= levels[name] for name, p in matrices.items()}
+        optimizer.step(lambda: language_loss(ours, batch))
+        reference_step(theirs, lambda: language_loss(theirs, batch), move, kept, step, masks)
+    same(ours, theirs)
+
+
+def test_the_scalar_sign_moves_along_the_direction_by_the_learning_rate() -> None:
+    ours, theirs = Quadratic(), Quadratic()
+    configured(ZOSGDSign(LR, EPS, sign="scalar"), ours).step(ours)
+    _, projected = estimate_of(theirs, theirs, seed=SEED, step=0, eps=EPS)
+    z = direction(theirs, SEED, 0, 0)
+    with torch.no_grad():
+        for name, p in theirs.named_parameters():
+            p.sub_(LR * projected[0].sign() * z[name])
+    same(ours, theirs)
+
+
+@pytest.mark.parametrize("name", UPDATES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_resumed_run_is_the_run(name: str, dtype: torch.dtype) -> None:
+    """To the bit: torch would cast moments to the weights' dtype on loading."""
+    kind, own, _ = UPDATES[name]
+    whole, parts = tiny_llama(dtype), tiny_llama(dtype)
+    strategy, batch = kind(1e-2, EPS, weight_decay=DECAY, **own), tokens()
+    runs = [configured(strategy, model) for model in (whole, parts)]
+    for _ in range(4):
+        runs[0].step(lambda: language_loss(whole, batch))
+    for _ in range(2):
+        runs[1].step(lambda: language_loss(parts, batch))
+    resumed = configured(strategy, parts, seed=0)
+    resumed.load_state_dict(runs[1].state_dict())
+    for _ in range(2):
+        resumed.step(lambda: language_loss(parts, batch))
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), parts.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("name", UPDATES)
+def test_a_loss_that_is_not_finite_leaves_weights_and_state_alone(name: str) -> None:
+    kind, own, _ = UPDATES[name]
+    model, clean = Quadratic(), Quadratic()
+    strategy = kind(LR, EPS, weight_decay=DECAY, **own)
+    optimizer, other = configured(strategy, model), configured(strategy, clean)
+    optimizer.step(model)
+    other.step(clean)
+    optimizer.step(lambda: model() * float("nan"))
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), clean.parameters(), strict=True))
+    for p, q in zip(model.parameters(), clean.parameters(), strict=True):
+        for key in set(optimizer.state[p]) - {"step"}:
+            assert torch.equal(optimizer.state[p][key], other.state[q][key])
+
+
+def test_in_place_probes_are_home_before_an_elementwise_update() -> None:
+    models = [Quadratic(), Quadratic()]
+    probes: tuple[ProbeMode, ...] = ("in_forward", "in_place")
+    for model, probe in zip(models, probes, strict=True):
+        optimizer = configured(ZOAdam(LR, EPS, engine=EngineOptions(probe=probe)), model)
+        for _ in range(5):
+            optimizer.step(model)
+    # What in-place probes leave in float64, through a root of small second moments.
+    same(models[0], models[1], tolerance=1e-8)
+
+
+def test_what_means_nothing_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="in_forward"):
+        ZOSGDConservative(LR, EPS, engine=EngineOptions(probe="in_place")).configure(Quadratic())
+    with pytest.raises(ConfigurationError, match="idle_rows"):
+        ZOAdam(LR, EPS, engine=EngineOptions(idle_rows="skip")).configure(Quadratic())
+    with pytest.raises(ConfigurationError, match="momentum"):
+        Momentum(1.0)
+    with pytest.raises(ConfigurationError, match="betas"):
+        Adam((0.9, 1.0))
+    with pytest.raises(ConfigurationError, match="adam_eps"):
+        Adam(adam_eps=-1.0)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "numbers"), [(ZOSGD(LR, EPS), 0), (ZOSGDMomentum(LR, EPS), 1), (ZOAdam(LR, EPS), 2)]
+)
+def test_state_is_float32_whatever_the_weights(strategy: ZerothOrder, numbers: int) -> None:
+    model = tiny_llama(torch.bfloat16)
+    optimizer = strategy.configure(model)
+    for p in model.parameters():
+        kept = [value for key, value in optimizer.state[p].items() if key != "step"]
+        assert [(value.dtype, value.shape) for value in kept] == [(torch.float32, p.shape)] * numbers

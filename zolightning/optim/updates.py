@@ -1,0 +1,142 @@
+"""Updates: from projected gradients to moved weights."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+
+from zolightning.errors import ConfigurationError
+from zolightning.optim.estimators import Closure, Estimate
+from zolightning.optim.rules import Rule
+
+if TYPE_CHECKING:
+    from zolightning.optim.zeroth_order import ZerothOrderOptimizer
+
+
+class Update(Protocol):
+    """Moves the weights once a step; where an estimate is not finite it changes nothing.
+
+    Attributes:
+        states: names of the tensors that it keeps for every weight, float32 (float64 for float64 weights), which start
+            at zero.
+    """
+
+    states: tuple[str, ...]
+
+    def check(self, optimizer: ZerothOrderOptimizer) -> None:
+        """Raise ConfigurationError if the update cannot work with the optimizer's settings."""
+
+    def __call__(self, optimizer: ZerothOrderOptimizer, estimate: Estimate, closure: Closure) -> None:
+        """Move the weights.
+
+        Args:
+            optimizer: whose weights.
+            estimate: what the step's probes found.
+            closure: returns the loss [] of the step's batch.
+        """
+
+
+class Linear:
+    """theta <- theta - lr ((1/q) sum_i g_i z_i + weight_decay theta), on the selected weights, in one pass; no state.
+
+    MeZO, Malladi et al., arXiv 2305.17333, algorithm 1; ZO-SGD in ZO-Bench, arXiv 2402.11592. With a mask that is made
+    anew from the weights as they are, Sparse-MeZO, Liu et al., arXiv 2402.15751, algorithm 1.
+    """
+
+    states: tuple[str, ...] = ()
+
+    def check(self, optimizer: ZerothOrderOptimizer) -> None:
+        """Accept any setting."""
+
+    def __call__(self, optimizer: ZerothOrderOptimizer, estimate: Estimate, closure: Closure) -> None:
+        """Move the weights against the estimate."""
+        shares = estimate.projected_gradients / optimizer.num_queries
+        optimizer.engine.update(optimizer.places(), optimizer.steps_along(shares, estimate.finite))
+
+
+class SignOfProjections(Linear):
+    """theta <- theta - lr (1/q) sum_i sign(g_i) z_i: the sign of each scalar, as ZO-Bench's released code has it."""
+
+    def __call__(self, optimizer: ZerothOrderOptimizer, estimate: Estimate, closure: Closure) -> None:
+        """Move the weights along each direction by the learning rate."""
+        shares = estimate.projected_gradients.sign() / optimizer.num_queries
+        optimizer.engine.update(optimizer.places(), optimizer.steps_along(shares, estimate.finite))
+
+
+class Elementwise:
+    """theta <- theta - lr (rule(ghat) + weight_decay theta), ghat = (1/q) sum_i g_i z_i, in pieces of bounded size.
+
+    Outside of a mask ghat is zero and theta stays, whatever the rule says; its state goes on there as for any zero.
+
+    Args:
+        rule: what is made of ghat, element by element.
+    """
+
+    def __init__(self, rule: Rule) -> None:
+        self.rule = rule
+        self.states = rule.states
+
+    def check(self, optimizer: ZerothOrderOptimizer) -> None:
+        """Refuse idle rows that are to be left alone: their moments would have to move on all the same.
+
+        Raises:
+            ConfigurationError: with `idle_rows: skip`.
+        """
+        if optimizer.engine.options.idle_rows == "skip":
+            raise ConfigurationError(
+                "engine.idle_rows: skip is for updates that are linear in the directions; this one goes element by "
+                "element: use engine.idle_rows: update"
+            )
+
+    def __call__(self, optimizer: ZerothOrderOptimizer, estimate: Estimate, closure: Closure) -> None:
+        """Move the weights by the rule."""
+        groups = optimizer.groups_by_name()
+        alive = estimate.finite
+        # A skipped step is none to a moment's age.
+        age = optimizer.step_count + 1 - optimizer.guard.counts[0].to(alive.device)
+        shares = estimate.projected_gradients / optimizer.num_queries
+        for piece in optimizer.engine.pieces(optimizer.places(), shares):
+            group, kept = groups[piece.name], optimizer.state[optimizer.engine.parameters[piece.name]]
+            states = {name: piece.of(kept[name]) for name in self.states}
+            move, after = self.rule(piece.estimate, states, age)
+            for name, state in states.items():
+                state.copy_(torch.where(alive, after[name], state))
+            lr, decay = group["lr"], group["weight_decay"]
+            shrink = alive.to(move.dtype) * (lr * decay) if decay else None
+            piece.subtract(torch.where(alive, lr * move, 0.0), shrink)
+
+
+class Conservative:
+    """theta <- argmin of f over {theta, theta - lr ghat, theta + lr ghat} on the same batch; no state.
+
+    ZO-SGD-Cons in ZO-Bench, arXiv 2402.11592. Candidates are probed like any other point, without moving the weights,
+    and compared on the device. Weight decay is decoupled from the choice. Three forwards more a step, or two where the
+    estimator has been at theta itself; a candidate whose loss is not finite is not taken.
+    """
+
+    states: tuple[str, ...] = ()
+
+    def check(self, optimizer: ZerothOrderOptimizer) -> None:
+        """Refuse in-place probes.
+
+        Raises:
+            ConfigurationError: with `probe: in_place`.
+        """
+        if optimizer.engine.options.probe == "in_place":
+            raise ConfigurationError(
+                "a conservative step compares three points after its probes, which engine.probe: in_place would take "
+                "six more passes over the weights for: use engine.probe: in_forward"
+            )
+
+    def __call__(self, optimizer: ZerothOrderOptimizer, estimate: Estimate, closure: Closure) -> None:
+        """Move the weights to the best of the three."""
+        engine, places = optimizer.engine, optimizer.places()
+        steps = optimizer.steps_along(estimate.projected_gradients / optimizer.num_queries, estimate.finite)
+        losses = [closure() if estimate.here is None else estimate.here]
+        for sign in (1.0, -1.0):
+            with engine.displaced(places, {name: step.times(sign) for name, step in steps.items()}):
+                losses.append(closure())
+        best = torch.stack([loss.detach().to(estimate.loss) for loss in losses]).nan_to_num(nan=torch.inf).argmin()
+        choice = torch.where(best == 0, 0.0, torch.where(best == 1, 1.0, -1.0))
+        engine.update(places, {name: step.times(choice) for name, step in steps.items()})

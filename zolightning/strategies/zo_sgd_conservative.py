@@ -1,0 +1,34 @@
+"""ZO-SGD-Cons: zeroth-order steps that are taken only where they help."""
+
+from __future__ import annotations
+
+from typing_extensions import override
+
+from zolightning.optim.updates import Conservative, Update
+from zolightning.strategies.zeroth_order import ZerothOrder
+
+
+class ZOSGDConservative(ZerothOrder):
+    """theta <- argmin of f over {theta, theta - lr ghat, theta + lr ghat} on one batch; ghat = (1/q) sum_i g_i z_i.
+
+    ZO-SGD-Cons in ZO-Bench (arXiv 2402.11592). 2q + 3 forwards a step, or q + 3 with one-sided differences, which have
+    been at theta; no state. Unlike the released code it steps by itself, not by AdamW, which does not undo a step, and
+    heeds masks and queries. Candidates are compared before stochastic rounding; weight decay is decoupled from the
+    choice.
+
+    Args:
+        lr: learning rate.
+        eps: smoothing parameter; 1e-3 is usual.
+        num_queries: directions a step; the estimate is their mean.
+        weight_decay: decoupled weight decay; biases and norms are exempt.
+        estimator: `two_sided` differences, of 2q forwards, or `one_sided`, of q + 1.
+        engine: how directions are drawn, weights probed and updates rounded; see `EngineOptions`.
+
+    Raises:
+        ConfigurationError: if lr or weight_decay is negative, eps is not positive, num_queries is below 1, or
+            probes are in place.
+    """
+
+    @override
+    def update(self) -> Update:
+        return Conservative()

@@ -1,0 +1,49 @@
+"""ZO-SGD-MMT: momentum on zeroth-order estimates."""
+
+from __future__ import annotations
+
+from typing_extensions import override
+
+from zolightning.optim.estimators import Sides
+from zolightning.optim.rules import Momentum
+from zolightning.optim.updates import Elementwise, Update
+from zolightning.perturbation.options import DEFAULT, EngineOptions
+from zolightning.strategies.zeroth_order import ZerothOrder
+
+
+class ZOSGDMomentum(ZerothOrder):
+    """m <- beta m + ghat; theta <- theta - lr m, with ghat = (1/q) sum_i g_i z_i.
+
+    ZO-SGD-MMT in ZO-Bench (arXiv 2402.11592), with the momentum of torch.optim.SGD. 2q forwards a step; state: one
+    float32 number a weight (float64 for float64 weights), whatever the dtype of the weights.
+
+    Args:
+        lr: learning rate.
+        eps: smoothing parameter; 1e-3 is usual.
+        momentum: beta, decay of the running sum of estimates, in [0, 1).
+        num_queries: directions a step; the estimate is their mean.
+        weight_decay: decoupled weight decay; biases and norms are exempt.
+        estimator: `two_sided` differences, of 2q forwards, or `one_sided`, of q + 1.
+        engine: how directions are drawn, weights probed and updates rounded; see `EngineOptions`.
+
+    Raises:
+        ConfigurationError: if lr or weight_decay is negative, eps is not positive, num_queries is below 1, or
+            momentum lies outside [0, 1).
+    """
+
+    def __init__(
+        self,
+        lr: float,
+        eps: float,
+        momentum: float = 0.9,
+        num_queries: int = 1,
+        weight_decay: float = 0.0,
+        estimator: Sides = "two_sided",
+        engine: EngineOptions = DEFAULT,
+    ) -> None:
+        super().__init__(lr, eps, num_queries, weight_decay, estimator, engine)
+        self.rule = Momentum(momentum)
+
+    @override
+    def update(self) -> Update:
+        return Elementwise(self.rule)
