@@ -90,9 +90,9 @@ def test_the_python_examples_run(code: str) -> None:
 def test_the_strategy_of_contributing_runs_from_yaml(tmp_path: Path) -> None:
     text = (ROOT / "CONTRIBUTING.md").read_text()
     (code,) = re.findall(r"```python\n(.*?)```", text, re.S)
-    (tmp_path / "scalar.py").write_text(textwrap.dedent(code))
+    (tmp_path / "mine.py").write_text(textwrap.dedent(code))
     config = recipe(tmp_path, "ZOSGD")
-    config.write_text(config.read_text().replace("class_path: ZOSGD", "class_path: scalar.ScalarSign"))
+    config.write_text(config.read_text().replace("class_path: ZOSGD", "class_path: mine.ZOSGDClipped"))
     run = fit(config, "--model.strategy.num_queries=2")
     assert json.loads((run / "result.json").read_text())["forward_passes"] == 40
 
@@ -103,3 +103,19 @@ def test_readme_lists_every_strategy_and_task() -> None:
     bases = {"Strategy", "FirstOrder", "ZerothOrder", "Task", "Source"}
     for name in {*strategies.__all__, *tasks.__all__} - bases:
         assert f"`{name}`" in README, name
+
+
+def test_the_table_of_strategies_is_the_one_that_the_tool_prints() -> None:
+    command = [sys.executable, "tools/strategies.py"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.stdout.strip(), done.stderr
+    assert done.stdout.strip() in README
+
+
+def test_every_strategy_has_a_row_and_a_recipe() -> None:
+    from zolightning import strategies
+
+    texts = [path.read_text() for path in (ROOT / "configs" / "strategies").glob("*.yaml")]
+    for name in set(strategies.__all__) - {"Strategy", "FirstOrder", "ZerothOrder"}:
+        assert getattr(strategies, name).card is not None
+        assert any(f"class_path: {name}\n" in text for text in texts), name

@@ -13,7 +13,7 @@ from zolightning import strategies
 from zolightning.cli import main
 
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
-GROUPS = sorted((ROOT / "configs" / "strategy").glob("*.yaml"))
+GROUPS = sorted((ROOT / "configs" / "strategies").glob("*.yaml"))
 
 
 def overlay(path: Path) -> bool:

@@ -14,6 +14,10 @@ from zolightning.cli import main
 STRATEGIES: dict[str, dict[str, float]] = {
     "ZOSGD": {"lr": 1e-4, "eps": 1e-3},
     "SparseMeZO": {"lr": 1e-4, "eps": 1e-3, "keep_ratio": 0.2},
+    "ZOSGDSign": {"lr": 1e-4, "eps": 1e-3},
+    "ZOSGDMomentum": {"lr": 1e-5, "eps": 1e-3},
+    "ZOSGDConservative": {"lr": 1e-4, "eps": 1e-3},
+    "ZOAdam": {"lr": 1e-4, "eps": 1e-3},
     "FOSGD": {"lr": 1e-3},
     "FOAdam": {"lr": 1e-4},
 }

@@ -6,10 +6,12 @@ import pytest
 import torch
 from torch import nn
 
+from tests.helpers.models import language_loss, tiny_llama, tokens
 from tests.helpers.reference import direction
 from zolightning.optim import ZerothOrderOptimizer
 from zolightning.perturbation.kernels import Rounding
 from zolightning.perturbation.options import Distribution, EngineOptions
+from zolightning.strategies import ZOSGD, SparseMeZO, ZerothOrder, ZOAdam
 
 
 def kept(rounding: Rounding, distribution: Distribution) -> float:
@@ -32,3 +34,18 @@ def test_stochastic_rounding_keeps_small_updates_that_nearest_loses(distribution
     # An element moves by its spacing, some 1e-4, once in a hundred: over 2^18 of them the sum is within 3 % at 1 sigma.
     assert abs(kept("stochastic", distribution) - 1) < 0.12
     assert abs(kept("nearest", distribution)) < 0.05
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+@pytest.mark.parametrize("strategy", [ZOSGD(1e-6, 1e-3), SparseMeZO(1e-6, 1e-3, 0.2), ZOAdam(1e-6, 1e-3)])
+def test_a_step_never_waits_for_the_device(strategy: ZerothOrder) -> None:
+    """After the first, which makes what is kept and checks the model."""
+    model, batch = nn.Sequential(tiny_llama(torch.bfloat16)).cuda()[0], tokens().cuda()
+    optimizer = strategy.configure_optimizer(model, seed=0)
+    optimizer.step(lambda: language_loss(model, batch))
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in range(3):
+            optimizer.step(lambda: language_loss(model, batch))
+    finally:
+        torch.cuda.set_sync_debug_mode("default")

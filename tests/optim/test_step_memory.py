@@ -36,7 +36,6 @@ def peak_of_a_step(model: nn.Module, sparsity: Sparsity | None) -> int:
 
 @pytest.mark.slow
 def test_a_sparse_step_peaks_within_a_mebibyte_of_a_dense_one_and_below_the_model() -> None:
-    torch._dynamo.reset()  # What other tests have compiled would leave these kernels eager.
     model = llama(
         vocab_size=32_000,
         hidden_size=288,

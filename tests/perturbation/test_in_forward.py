@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any, cast
 
 import pytest
 import torch
@@ -121,3 +122,42 @@ def test_tied_weights_have_one_direction() -> None:
     model, ids = Tied(), torch.tensor([1, 7])
     assert list(Engine(model, EngineOptions(distribution="rademacher")).parameters) == ["table.weight"]
     assert torch.equal(probed(model, ids), expected(model, ids))
+
+
+class Holders(nn.Module):
+    """Reads parameters out of containers, which have no forward of their own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.listed = nn.ParameterList([random(6, 6), random(6)])
+        self.named = nn.ModuleDict({"one": nn.ParameterDict({"ab": random(6, 6)})})
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        named = cast("nn.ParameterDict", self.named["one"])
+        out: Tensor = (inputs @ self.listed[0] + self.listed[1]) @ named["ab"]
+        return out
+
+
+def test_parameters_in_containers_belong_to_the_module_that_reads_them() -> None:
+    model, inputs = Holders(), random(4, 6)
+    engine = Engine(model)
+    before = list(model.parameters())
+    assert torch.equal(probed(model, inputs, engine), expected(model, inputs))
+    assert not engine.unvisited()
+    assert all(one is other for one, other in zip(model.parameters(), before, strict=True))
+
+
+@pytest.mark.parametrize("wrapped", [True, False])
+def test_a_compiled_module_is_perturbed_too(wrapped: bool) -> None:
+    """Code that was made without hooks must not stand for code with them, whoever was given the compiled module."""
+    model, inputs = nn.Sequential(nn.Linear(6, 6), nn.Tanh(), nn.Linear(6, 1)), random(4, 6)
+    compiled: nn.Module = cast("Any", torch.compile(model, backend="eager"))
+    with torch.no_grad():
+        plain = compiled(inputs)
+    engine = Engine(compiled if wrapped else model)
+    for _ in range(2):
+        with torch.no_grad(), engine.perturbed(PLACE, SCALE):
+            seen = compiled(inputs)
+        assert torch.equal(seen, expected(model, inputs)), "the directions too are those of the plain module"
+        with torch.no_grad():
+            assert torch.equal(compiled(inputs), plain)

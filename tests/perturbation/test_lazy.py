@@ -11,10 +11,11 @@ from torch.nn import functional
 from transformers.pytorch_utils import Conv1D
 
 from tests.helpers.probes import PLACE, SCALE, expected, probed, random
-from zolightning.perturbation import bundle, probe
+from zolightning.perturbation import bundle, directions, probe
+from zolightning.perturbation.compiler import Compiler
 from zolightning.perturbation.directions import Directions
 from zolightning.perturbation.engine import Engine
-from zolightning.perturbation.kernels import Motion
+from zolightning.perturbation.kernels import Motion, moved_rows
 from zolightning.perturbation.lazy import LazyWeight
 from zolightning.perturbation.scratch import Scratch
 
@@ -30,8 +31,8 @@ class Made:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.fills: list[tuple[str, int]] = []
-        self.rows: list[tuple[str, int]] = []
-        fill, rows = Directions.fill, Directions.rows
+        self.rows: list[int] = []
+        fill = Directions.fill
 
         def name_of(this: Directions, motion: Motion) -> str:
             return next(name for name in this.parameters if this.stream(name, PLACE) == motion.streams[0])
@@ -40,12 +41,12 @@ class Made:
             self.fills.append((name_of(this, motion), out.numel()))
             fill(this, out, weight, motion, first)
 
-        def noted_rows(this: Directions, weight: Tensor, starts: Tensor, motion: Motion) -> Tensor:
-            self.rows.append((name_of(this, motion), starts.numel()))
-            return rows(this, weight, starts, motion)
+        def noted_rows(rows: Tensor, starts: Tensor, motion: Motion, compiler: Compiler) -> Tensor:
+            self.rows.append(starts.numel())
+            return moved_rows(rows, starts, motion, compiler)
 
         monkeypatch.setattr(Directions, "fill", noted_fill)
-        monkeypatch.setattr(Directions, "rows", noted_rows)
+        monkeypatch.setattr(directions, "moved_rows", noted_rows)
 
 
 @pytest.fixture
@@ -57,7 +58,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> Made:
 def test_an_embedding_makes_the_rows_it_looks_up(ids: Tensor, made: Made) -> None:
     model = nn.Embedding(10, 6)
     assert torch.equal(probed(model, ids), expected(model, ids))
-    assert made.rows == [("weight", ids.numel())]
+    assert made.rows == [ids.numel()]
     assert not made.fills
 
 
@@ -70,19 +71,19 @@ def test_no_rows_at_all_are_none(made: Made) -> None:
 def test_indices_of_32_bits_do_not_wrap_in_a_large_table() -> None:
     """Row 2^20 - 1 of 2^12 columns begins beyond 2^31 elements; the table here is one zero, spread out."""
     model = nn.Embedding(2, 2)
-    directions = Directions(model, "gaussian", False)
-    coefficients = probe.along(directions, PLACE, SCALE)
-    here = probe.Probe(directions, [PLACE], coefficients, Scratch(), lambda _name, _rows: None)
+    moving = Directions(model, "gaussian", False)
+    coefficients = probe.along(moving, PLACE, SCALE)
+    here = probe.Probe(moving, [PLACE], coefficients, Scratch(), lambda _name, _rows: None)
     ids = torch.tensor([2**20 - 1, 5])
     table = here.stand_in("weight", torch.zeros(1, 1).expand(2**20, 2**12))
     assert torch.equal(functional.embedding(ids.int(), table), functional.embedding(ids, table))
 
 
 def test_many_rows_are_made_some_at_a_time(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(probe, "_ROWS_AT_ONCE", 20)
+    monkeypatch.setattr(directions, "_ROWS_AT_ONCE", 20)
     model, ids = nn.Embedding(10, 6), torch.tensor([5, 4, 3, 2, 1, 0, 9])
     assert torch.equal(probed(model, ids), expected(model, ids))
-    assert made.rows == [("weight", 3), ("weight", 3), ("weight", 1)]
+    assert made.rows == [3, 3, 1]
 
 
 def test_an_embedding_that_renormalises_sees_the_whole_and_leaves_the_weight() -> None:

@@ -50,3 +50,11 @@ def test_mean_is_the_value_and_results_are_neighbours(value: float, half: torch.
 def test_other_dtypes_are_refused() -> None:
     with pytest.raises(ValueError, match="float32"):
         stochastic_round(torch.zeros(1), WORDS[:1], torch.float32)
+
+
+def test_no_number_that_float16_holds_becomes_infinite() -> None:
+    values = torch.tensor([65503.0, 65505.0, 65519.0, -65519.0]).repeat_interleave(1 << 16)
+    words = torch.arange(1 << 16, dtype=torch.int32).repeat(4)
+    rounded = stochastic_round(values, words, torch.float16)
+    assert bool(torch.isfinite(rounded).all())
+    assert torch.equal(rounded[1 << 16 :], values[1 << 16 :].half()), "beyond the largest number, to nearest"

@@ -249,3 +249,28 @@ def test_in_place_nothing_is_refused_and_the_probe_is_right(read: Callable[[Tens
     assert optimizer.last is not None
     g = (expected[0] - expected[1]) / (2 * EPS)
     torch.testing.assert_close(optimizer.last.projected_gradients, g.detach().view(1), rtol=1e-9, atol=0)
+
+
+def test_a_module_that_keeps_a_view_of_its_weight_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it keeps lies in scratch, where the next module's weight will be."""
+    monkeypatch.setattr(bundle, "LIMIT", 0)
+
+    class Keeper(nn.Linear):
+        kept: Tensor
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            self.kept = self.weight.t()
+            return inputs @ self.kept
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.keeper, self.linear = Keeper(6, 6, bias=False), nn.Linear(6, 6, bias=False)
+
+        def forward(self) -> Tensor:
+            out: Tensor = self.linear(self.keeper(torch.ones(2, 6)))
+            return (out @ self.keeper.kept).square().mean()
+
+    model = Model()
+    with pytest.raises(ConfigurationError, match="in_place"):
+        sgd(model).step(model)

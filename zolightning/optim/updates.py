@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 import torch
+from torch import Tensor
+from typing_extensions import override
 
 from zolightning.errors import ConfigurationError
 from zolightning.optim.estimators import Closure, Estimate
@@ -51,17 +53,20 @@ class Linear:
 
     def __call__(self, optimizer: ZerothOrderOptimizer, estimate: Estimate, closure: Closure) -> None:
         """Move the weights against the estimate."""
-        shares = estimate.projected_gradients / optimizer.num_queries
+        shares = self.factors(estimate) / optimizer.num_queries
         optimizer.engine.update(optimizer.places(), optimizer.steps_along(shares, estimate.finite))
+
+    def factors(self, estimate: Estimate) -> Tensor:
+        """Return what each direction is multiplied with, zero where the step is to be skipped [queries]."""
+        return estimate.projected_gradients
 
 
 class SignOfProjections(Linear):
     """theta <- theta - lr (1/q) sum_i sign(g_i) z_i: the sign of each scalar, as ZO-Bench's released code has it."""
 
-    def __call__(self, optimizer: ZerothOrderOptimizer, estimate: Estimate, closure: Closure) -> None:
-        """Move the weights along each direction by the learning rate."""
-        shares = estimate.projected_gradients.sign() / optimizer.num_queries
-        optimizer.engine.update(optimizer.places(), optimizer.steps_along(shares, estimate.finite))
+    @override
+    def factors(self, estimate: Estimate) -> Tensor:
+        return estimate.projected_gradients.sign()
 
 
 class Elementwise:

@@ -49,14 +49,17 @@ class Compiler:
         key = (kernel, _kinds(arguments, tensors))
         if key not in _VARIANTS:
             try:
-                _VARIANTS[key] = _compile(kernel, arguments)
+                code = _compile(kernel, arguments)
+                # What does not run at all, as without a driver's library, shows at the first call.
+                code(tensors)
+                _VARIANTS[key] = code
             # Whatever keeps a compiler from its work: eager code does the same, or raises what is wrong with it.
             except Exception as error:
                 self.enabled = False
                 reason = str(error).strip().split("\n", 1)[0]
                 log.warning("The kernels run uncompiled, about ten times slower: %s: %s", type(error).__name__, reason)
                 kernel(*arguments)
-                return
+            return
         _VARIANTS[key](tensors)
 
 

@@ -21,6 +21,8 @@ from zolightning.perturbation.ranges import Kind
 from zolightning.perturbation.rounding import wide, wide_dtype
 
 _HALF = (torch.bfloat16, torch.float16)
+# Rows whose noise is made at once, in elements: it takes twelve bytes each for a while.
+_ROWS_AT_ONCE = 1 << 22
 # Small parameters' directions at one place take up to 4 MiB.
 _PLACES_KEPT = 8
 
@@ -136,9 +138,13 @@ class Directions:
         """Write what a motion leaves of a weight into `out`, both flat [n]; the first element is number `first`."""
         subtract(weight, motion, self._compiler, out, first)
 
-    def rows(self, weight: Tensor, starts: Tensor, motion: Motion) -> Tensor:
-        """Return what a motion leaves of rows [n, width], whose first elements are at `starts` [n]."""
-        return moved_rows(weight, starts, motion, self._compiler)
+    def move_rows(self, rows: Tensor, numbers: Tensor, motion: Motion) -> None:
+        """Move rows [n, width], of given numbers in their table, int64 [n], some at a time."""
+        width = rows.size(1)
+        at_once = max(1, _ROWS_AT_ONCE // width)
+        for first in range(0, numbers.numel(), at_once):
+            part, starts = rows[first : first + at_once], numbers[first : first + at_once] * width
+            part.copy_(moved_rows(part, starts, motion, self._compiler))
 
     def subtract(
         self,
@@ -171,8 +177,10 @@ class Directions:
             weight = parameter.detach()
             if only_rows is not None and name in only_rows:
                 numbers, table = only_rows[name], weight.flatten(1)
+                moved = table[numbers]
+                self.move_rows(moved, numbers, motion)
                 # Repeated rows are written more than once, each time the same.
-                table[numbers] = moved_rows(table[numbers], numbers * table.size(1), motion, self._compiler)
+                table[numbers] = moved
             else:
                 subtract(weight.view(-1), motion, self._compiler)
         # Within one autocast context, casts of the weights are kept, and not known to be of weights that have moved.

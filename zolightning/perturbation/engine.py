@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -94,9 +94,11 @@ class Engine:
         with self._in_forward.perturbed(probe.stand_in, self._scratch):
             yield
 
-    def hidden(self) -> AbstractContextManager[None]:
-        """Let modules that read a weight elsewhere than through its own module find NaN."""
-        return self._in_forward.hidden()
+    @contextmanager
+    def hidden(self) -> Iterator[None]:
+        """Let modules find NaN where they read a weight elsewhere than through its own module, or after its forward."""
+        with self._in_forward.hidden(), self._scratch.spoiled():
+            yield
 
     def unvisited(self) -> list[str]:
         """Return the trainable parameters that no probe so far has used through their modules, in order."""
@@ -118,6 +120,7 @@ class Engine:
         if self._in_place is not None:
             places, merged = self._in_place.homeward(places, dict(steps))
             self.directions.subtract(places, merged, rounding)
+            self._in_place.arrived()
             return
         only = None
         if self.options.idle_rows == "skip":

@@ -7,8 +7,9 @@ weight for the operation that asks for it; the hooks exist for the length of one
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, Protocol
 
 import torch
@@ -17,7 +18,11 @@ from torch.utils import _pytree as pytree
 
 from zolightning.perturbation.lazy import LazyWeight
 
-Attributes = tuple[tuple[str, str], ...]
+# The module that holds a parameter, the attribute, and the parameter's canonical name.
+Attributes = tuple[tuple[nn.Module, str, str], ...]
+
+# They hold parameters or modules and have no forward of their own.
+_CONTAINERS = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
 
 
 class StandIn(Protocol):
@@ -48,23 +53,27 @@ class InForward:
     def __init__(self, model: nn.Module, names: Mapping[nn.Parameter, str]) -> None:
         self._hidden: dict[str, Tensor] = {}
         self._parameters = {name: parameter for parameter, name in names.items()}
-        self._modules: list[tuple[nn.Module, Attributes]] = []
-        for module in model.modules():
-            own = module.named_parameters(recurse=False, remove_duplicate=False)
-            attributes = tuple((attribute, names[parameter]) for attribute, parameter in own if parameter in names)
-            if attributes:
-                self._modules.append((module, attributes))
+        self._modules: list[tuple[nn.Module, Attributes]] = [
+            (module, attributes) for module in model.modules() if (attributes := _attributes(module, names, model))
+        ]
 
     @contextmanager
     def perturbed(self, stand_in: StandIn, scope: Scope) -> Iterator[None]:
-        """Let every forward within see stand-ins for the weights."""
+        """Let every forward within see stand-ins for the weights.
+
+        What torch.compile has made of a module runs eager meanwhile: code made without hooks would be taken for code
+        with them.
+        """
         handles = []
+        # Importing the compiler takes seconds, and nothing can have been compiled before somebody did.
+        eager = torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
         try:
             for module, attributes in self._modules:
                 swap = _Swap(attributes, self._hidden, stand_in, scope)
                 handles.append(module.register_forward_pre_hook(swap.before))
                 handles.append(module.register_forward_hook(swap.after, always_call=True))
-            yield
+            with eager:
+                yield
         finally:
             for handle in handles:
                 handle.remove()
@@ -90,6 +99,27 @@ class InForward:
                 parameter.data = self._hidden.pop(name)
 
 
+def _attributes(module: nn.Module, names: Mapping[nn.Parameter, str], model: nn.Module) -> Attributes:
+    """Return the trainable parameters that are read in a module's own forward: its own, and those of its containers."""
+    if isinstance(module, _CONTAINERS) and module is not model:
+        return ()
+    own = module.named_parameters(recurse=False, remove_duplicate=False)
+    found = [(module, attribute, names[parameter]) for attribute, parameter in own if parameter in names]
+    for child in module.children():
+        if isinstance(child, _CONTAINERS):
+            found += _held(child, names)
+    return tuple(found)
+
+
+def _held(container: nn.Module, names: Mapping[nn.Parameter, str]) -> list[tuple[nn.Module, str, str]]:
+    own = container.named_parameters(recurse=False, remove_duplicate=False)
+    found = [(container, attribute, names[parameter]) for attribute, parameter in own if parameter in names]
+    for child in container.children():
+        if isinstance(child, _CONTAINERS):
+            found += _held(child, names)
+    return found
+
+
 class _Swap:
     """Puts stand-ins into one module for the length of its forward."""
 
@@ -104,9 +134,9 @@ class _Swap:
         kept: list[nn.Parameter] = []
         self._kept.append(kept)
         self._scope.enter()
-        # A module's parameters may be tensors of any kind, for all that its annotations say.
-        parameters: dict[str, Any] = module._parameters
-        for attribute, name in self._attributes:
+        for holder, attribute, name in self._attributes:
+            # A module's parameters may be tensors of any kind, for all that its annotations say.
+            parameters: dict[str, Any] = holder._parameters
             parameter = parameters[attribute]
             kept.append(parameter)
             parameters[attribute] = self._stand_in(name, self._hidden.get(name, parameter.detach()))
@@ -116,8 +146,8 @@ class _Swap:
         if not self._kept:
             return output
         kept = self._kept.pop()
-        for (attribute, _), parameter in zip(self._attributes, kept, strict=False):
-            module._parameters[attribute] = parameter
+        for (holder, attribute, _), parameter in zip(self._attributes, kept, strict=False):
+            holder._parameters[attribute] = parameter
         # Nearly always it is a plain tensor; to walk a tree takes as long as the rest.
         if type(output) is not Tensor:
             output = pytree.tree_map_only(LazyWeight, lambda lazy: lazy.source.whole(), output)

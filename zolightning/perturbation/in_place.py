@@ -41,16 +41,19 @@ class InPlace:
             self._at = None
 
     def homeward(self, places: list[Stream], steps: dict[str, Step]) -> tuple[list[Stream], dict[str, Step]]:
-        """Return places and steps that also take the weights back to where they belong, which they then count as."""
+        """Return places and steps that also take the weights back to where they belong; then call `arrived`."""
         if self._at is None:
             return places, steps
         place, scale = self._at
-        self._at = None
         if place not in places:
             places = [*places, place]
         back = self._coefficients([scale if one == place else 0.0 for one in places])
         merged = {id(step): replace(step, coefficients=_plus(step.coefficients, back)) for step in steps.values()}
         return places, {name: merged[id(step)] for name, step in steps.items()}
+
+    def arrived(self) -> None:
+        """Note that the weights are where they belong."""
+        self._at = None
 
     def _subtract(self, places: list[Stream], coefficients: list[float]) -> None:
         step = Step(self._coefficients(coefficients), None)

@@ -1,7 +1,7 @@
 """Code for a kernel, made by the parts that torch.compile is made of.
 
 What torch.compile wraps around the code checks at every call what the caller knows already, and takes longer than most
-calls of these kernels. The parts are not torch's public interface: this is the only file that knows them.
+calls of these kernels. The parts are not torch's public interface, and have moved before.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from torch.utils import _pytree as pytree
 
 from zolightning.perturbation.compiler import Code
 
-# Code is made for so many times the rows at hand, or the compiler may think them too few to share among threads.
-_MANY = 1 << 10
+# On a CPU code is made for so many times the rows at hand, which may be too few to share among threads.
+_TIMES = 1 << 10
 
 
 def compile_kernel(kernel: Callable[..., None], arguments: tuple[object, ...]) -> Code:
@@ -61,7 +61,7 @@ def _any_number_of_rows(tensor: Tensor, mode: FakeTensorMode, name: str) -> Tens
     size: list[Any] = list(tensor.shape)
     environment = mode.shape_env
     if size and size[0] != 1 and environment is not None:
-        likely, source = size[0] * _MANY, ConstantSource(name)
+        likely, source = size[0] * (_TIMES if tensor.device.type == "cpu" else 1), ConstantSource(name)
         symbol = environment.create_symbol(likely, source, DimDynamic.DYNAMIC)
         size[0] = environment.create_symintnode(symbol, hint=likely, source=source)
     with mode:

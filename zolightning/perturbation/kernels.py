@@ -172,7 +172,7 @@ def _run(
     """Run a kernel on whole tiles, chunk by chunk, and its like for rows on the rest."""
     for start, stop in _chunks(weight):
         tiles, begin = (stop - start) // TILE, (first + start) // TILE
-        starts = firsts(weight.device, tiles, begin)
+        starts = None if motion.selection is None else firsts(weight.device, tiles, begin)
         moving = _moving(motion, weight.dtype, starts, partial(_serving, weight.device, tiles, begin))
         planes = None if out is None else _planes(out[start:stop])
         compiler.run(kernels[0], (stop - start) // unit(1), planes, _planes(weight[start:stop]), moving)
@@ -191,9 +191,12 @@ def _run_rows(
     compiler.run(kernel, rows.size(0), out, rows, starts, _moving(motion, rows.dtype, starts, words))
 
 
-def _moving(motion: Motion, dtype: torch.dtype, starts: Tensor, noise: Callable[[Kind, Stream], _Noise]) -> _Moving:
+def _moving(
+    motion: Motion, dtype: torch.dtype, starts: Tensor | None, noise: Callable[[Kind, Stream], _Noise]
+) -> _Moving:
     chosen, mask = motion.selection, None
     if chosen is not None:
+        assert starts is not None
         random = noise("keys", chosen.stream) if chosen.score == "random" else None
         mask = _Mask(chosen.score, level(chosen, dtype), chosen.cut, starts, random)
     directions = [noise(motion.kind, stream) for stream in motion.streams]
@@ -280,9 +283,14 @@ def _mask_planes(mask: _Mask | None, weights: _Planes) -> Sequence[Tensor | None
     ]
 
 
+def chunk_size(device: torch.device) -> int:
+    """Return how many elements a kernel works on at once, a multiple of `unit(1)`."""
+    return _CHUNK.get(device.type, _LARGE_CHUNK)
+
+
 def _chunks(weight: Tensor) -> Iterator[tuple[int, int]]:
     """Yield the bounds of chunks of whole tiles."""
-    whole, size = weight.numel() // TILE * TILE, _CHUNK.get(weight.device.type, _LARGE_CHUNK)
+    whole, size = weight.numel() // TILE * TILE, chunk_size(weight.device)
     for start in range(0, whole, size):
         yield start, min(start + size, whole)
 

@@ -8,10 +8,9 @@ import torch
 from torch import Tensor
 
 from zolightning.perturbation.compiler import Compiler
+from zolightning.perturbation.kernels import chunk_size
 from zolightning.perturbation.noise import TILE, Counters, Stream, counters, gaussian_planes
 from zolightning.perturbation.ranges import range_of
-
-_TILES = 1 << 14
 
 
 def squared_norm(
@@ -28,8 +27,9 @@ def squared_norm(
     total = torch.zeros((), dtype=torch.float64, device=device)
     for name, size in sizes.items():
         whole = size // TILE
-        for first in range(0, whole, _TILES):
-            count = min(_TILES, whole - first)
+        tiles = chunk_size(device) // TILE
+        for first in range(0, whole, tiles):
+            count = min(tiles, whole - first)
             sums = torch.empty(count, 1, device=device)
             compiler.run(_sum_of_squares, count, sums, counters(streams[name], device, count, first))
             total = total + sums.sum(dtype=torch.float64)

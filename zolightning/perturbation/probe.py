@@ -19,8 +19,6 @@ from zolightning.perturbation.scratch import Scratch
 
 # Of a matrix no more than this is perturbed at once.
 SCRATCH_BYTES = 64 << 20
-# Rows of an embedding whose noise is made at once, in elements: it takes twelve bytes each for a while.
-_ROWS_AT_ONCE = 1 << 22
 
 Visit = Callable[[str, Tensor | None], None]
 Coefficients = Callable[[str, Tensor], Tensor]
@@ -103,11 +101,7 @@ class _Source:
         numbers = numbers.to(torch.int64)
         self.probe.visit(self.name, numbers)
         chosen = self.weight.flatten(1)[numbers]
-        width, motion = chosen.size(1), self.probe.motion(self.name, self.weight)
-        at_once = max(1, _ROWS_AT_ONCE // width)
-        for first in range(0, numbers.numel(), at_once):
-            part, starts = chosen[first : first + at_once], numbers[first : first + at_once] * width
-            part.copy_(self.probe.directions.rows(part, starts, motion))
+        self.probe.directions.move_rows(chosen, numbers, self.probe.motion(self.name, self.weight))
         return chosen
 
     def matmul(self, inputs: Tensor, bias: Tensor | None) -> Tensor:

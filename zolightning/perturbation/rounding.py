@@ -31,8 +31,9 @@ def stochastic_round(values: Tensor, words: Tensor, dtype: torch.dtype) -> Tenso
     """Round float32 values up or down to a neighbour in `dtype`, each with the probability that keeps the mean.
 
     A number that `dtype` can hold stays as it is, bit for bit. Uniform noise of one spacing of the grid is added, and
-    the sum rounded to nearest. Numbers of bfloat16 beyond 2^100, or that float32 holds as subnormal ones, are rounded
-    to nearest without noise.
+    the sum rounded to nearest. Numbers of bfloat16 beyond 2^100 are rounded to nearest without noise; where float32
+    itself is subnormal the mean is not kept; of float16 the noise has thirteen bits, the fraction of a spacing that is
+    kept of a float32 number there.
 
     Args:
         values: float32, of any shape.
@@ -57,7 +58,9 @@ def stochastic_round(values: Tensor, words: Tensor, dtype: torch.dtype) -> Tenso
     # A sum with a number whose last bit is worth the spacing is rounded to the grid.
     shift = spacing * (1.5 * 2.0**_FLOAT32_FRACTION)
     rounded = ((values + share * spacing) + shift) - shift
-    return torch.where((first > 0) & (first < _LARGE), rounded, values).to(dtype)
+    # What lies between the largest number and infinity is rounded to nearest, as is what is too large to be shifted.
+    inside = values.abs() <= min(grid.max, _LARGE)
+    return torch.where((first > 0) & inside, rounded, values).to(dtype)
 
 
 def _first_place(values: Tensor) -> Tensor:

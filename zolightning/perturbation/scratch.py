@@ -20,6 +20,7 @@ class Scratch:
         self._buffers: list[Tensor] = []
         self._used = 0
         self._marks: list[int] = []
+        self._spoiling = False
 
     def take(self, elements: int, like: Tensor) -> Tensor:
         """Return a flat buffer with so many elements, on the device and in the dtype of `like`."""
@@ -38,6 +39,20 @@ class Scratch:
             yield self.take(elements, like)
         finally:
             self._used -= 1
+            self._spoil(self._used)
+
+    @contextmanager
+    def spoiled(self) -> Iterator[None]:
+        """Fill what is given back with NaN, so that whoever still reads it shows."""
+        self._spoiling = True
+        try:
+            yield
+        finally:
+            self._spoiling = False
+
+    def _spoil(self, number: int) -> None:
+        if self._spoiling:
+            self._buffers[number].fill_(float("nan"))
 
     def enter(self) -> None:
         """Remember what is in use as a module's forward begins."""
@@ -52,11 +67,14 @@ class Scratch:
         mark = self._marks.pop()
         if mark == self._used:
             return output
-        taken = {buffer.untyped_storage().data_ptr() for buffer in self._buffers[mark : self._used]}
+        numbers = range(mark, self._used)
+        taken = {self._buffers[number].untyped_storage().data_ptr() for number in numbers}
         self._used = mark
-        if not any(_lies_in(taken, leaf) for leaf in pytree.tree_leaves(output)):
-            return output
-        return pytree.tree_map(lambda leaf: leaf.clone() if _lies_in(taken, leaf) else leaf, output)
+        if any(_lies_in(taken, leaf) for leaf in pytree.tree_leaves(output)):
+            output = pytree.tree_map(lambda leaf: leaf.clone() if _lies_in(taken, leaf) else leaf, output)
+        for number in numbers:
+            self._spoil(number)
+        return output
 
 
 def _lies_in(storages: Set[int], value: object) -> bool:

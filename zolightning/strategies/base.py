@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, cast
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -14,6 +14,22 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from zolightning.finetuner import FineTuner
+
+
+class Card(NamedTuple):
+    """A strategy in one row of a table.
+
+    Args:
+        update: the formula.
+        forwards: a step, with q the number of queries.
+        state: numbers kept for each weight, beside the weights.
+        paper: where it comes from.
+    """
+
+    update: str
+    forwards: str
+    state: str
+    paper: str
 
 
 class Strategy(ABC):
@@ -33,6 +49,8 @@ class Strategy(ABC):
         >>> for _ in range(10):
         ...     loss = optimizer.step(lambda: torch.nn.functional.mse_loss(model(data), target))
     """
+
+    card: ClassVar[Card | None] = None
 
     def configure(self, model: nn.Module, *, seed: int = 0) -> Optimizer:
         """Make a model ready and return its optimizer, for use without Lightning.

@@ -7,6 +7,7 @@ from typing_extensions import override
 
 from zolightning.errors import ConfigurationError
 from zolightning.optim.first_order import BackpropAdamW
+from zolightning.strategies.base import Card
 from zolightning.strategies.first_order import FirstOrder
 
 
@@ -25,6 +26,13 @@ class FOAdam(FirstOrder):
     Raises:
         ConfigurationError: if lr or weight_decay is negative, a beta lies outside [0, 1), or clip_norm is not positive.
     """
+
+    card = Card(
+        update="Adam on grad f, AdamW with weight decay",
+        forwards="1, and a backward",
+        state="2 numbers a weight",
+        paper="Adam, 1412.6980",
+    )
 
     def __init__(
         self,

@@ -7,6 +7,7 @@ from typing_extensions import override
 
 from zolightning.errors import ConfigurationError
 from zolightning.optim.first_order import BackpropSGD
+from zolightning.strategies.base import Card
 from zolightning.strategies.first_order import FirstOrder
 
 
@@ -26,6 +27,13 @@ class FOSGD(FirstOrder):
         ConfigurationError: if lr or weight_decay is negative, momentum lies outside [0, 1), or clip_norm is not
             positive.
     """
+
+    card = Card(
+        update="theta - lr grad f, with momentum",
+        forwards="1, and a backward",
+        state="0 or 1 number a weight",
+        paper="ZO-Bench, 2402.11592",
+    )
 
     def __init__(
         self, lr: float, momentum: float = 0.0, weight_decay: float = 0.0, clip_norm: float | None = None

@@ -6,6 +6,7 @@ from zolightning.optim.estimators import Sides
 from zolightning.optim.sparsity import Sparsity
 from zolightning.perturbation.masks import Score
 from zolightning.perturbation.options import DEFAULT, EngineOptions
+from zolightning.strategies.base import Card
 from zolightning.strategies.zo_sgd import ZOSGD
 
 
@@ -37,6 +38,13 @@ class SparseMeZO(ZOSGD):
         ConfigurationError: if keep_ratio lies outside (0, 1], lr or weight_decay is negative, eps is not positive, or
             num_queries is below 1.
     """
+
+    card = Card(
+        update="the same on the weights with |theta| <= h",
+        forwards="2q; q + 1 one-sided",
+        state="a threshold a tensor",
+        paper="Sparse-MeZO, 2402.15751",
+    )
 
     def __init__(
         self,

@@ -8,6 +8,7 @@ from zolightning.optim.estimators import Sides
 from zolightning.optim.rules import Adam
 from zolightning.optim.updates import Elementwise, Update
 from zolightning.perturbation.options import DEFAULT, EngineOptions
+from zolightning.strategies.base import Card
 from zolightning.strategies.zeroth_order import ZerothOrder
 
 
@@ -33,6 +34,13 @@ class ZOAdam(ZerothOrder):
         ConfigurationError: if lr or weight_decay is negative, eps is not positive, num_queries is below 1, a
             beta lies outside [0, 1), or adam_eps is negative.
     """
+
+    card = Card(
+        update="Adam on ghat, AdamW with weight decay",
+        forwards="2q; q + 1 one-sided",
+        state="2 float32 a weight",
+        paper="Adam, 1412.6980",
+    )
 
     def __init__(
         self,

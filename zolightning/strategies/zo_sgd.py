@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from zolightning.strategies.base import Card
 from zolightning.strategies.zeroth_order import ZerothOrder
 
 
@@ -24,3 +25,10 @@ class ZOSGD(ZerothOrder):
     Raises:
         ConfigurationError: if lr or weight_decay is negative, eps is not positive, or num_queries is below 1.
     """
+
+    card = Card(
+        update="theta - lr ghat, ghat = (1/q) sum g z, g = (f(theta + eps z) - f(theta - eps z)) / (2 eps)",
+        forwards="2q; q + 1 one-sided",
+        state="none",
+        paper="MeZO, 2305.17333",
+    )

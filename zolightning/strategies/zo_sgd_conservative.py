@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing_extensions import override
 
 from zolightning.optim.updates import Conservative, Update
+from zolightning.strategies.base import Card
 from zolightning.strategies.zeroth_order import ZerothOrder
 
 
@@ -28,6 +29,13 @@ class ZOSGDConservative(ZerothOrder):
         ConfigurationError: if lr or weight_decay is negative, eps is not positive, num_queries is below 1, or
             probes are in place.
     """
+
+    card = Card(
+        update="the best of theta, theta - lr ghat, theta + lr ghat",
+        forwards="2q + 3; q + 3 one-sided",
+        state="none",
+        paper="ZO-Bench, 2402.11592",
+    )
 
     @override
     def update(self) -> Update:

@@ -8,6 +8,7 @@ from zolightning.optim.estimators import Sides
 from zolightning.optim.rules import Momentum
 from zolightning.optim.updates import Elementwise, Update
 from zolightning.perturbation.options import DEFAULT, EngineOptions
+from zolightning.strategies.base import Card
 from zolightning.strategies.zeroth_order import ZerothOrder
 
 
@@ -30,6 +31,13 @@ class ZOSGDMomentum(ZerothOrder):
         ConfigurationError: if lr or weight_decay is negative, eps is not positive, num_queries is below 1, or
             momentum lies outside [0, 1).
     """
+
+    card = Card(
+        update="theta - lr m, m = beta m + ghat",
+        forwards="2q; q + 1 one-sided",
+        state="1 float32 a weight",
+        paper="ZO-Bench, 2402.11592",
+    )
 
     def __init__(
         self,

@@ -10,6 +10,7 @@ from zolightning.optim.estimators import Sides
 from zolightning.optim.rules import Sign
 from zolightning.optim.updates import Elementwise, SignOfProjections, Update
 from zolightning.perturbation.options import DEFAULT, EngineOptions
+from zolightning.strategies.base import Card
 from zolightning.strategies.zeroth_order import ZerothOrder
 
 
@@ -32,6 +33,13 @@ class ZOSGDSign(ZerothOrder):
     Raises:
         ConfigurationError: if lr or weight_decay is negative, eps is not positive, or num_queries is below 1.
     """
+
+    card = Card(
+        update="theta - lr sign(ghat), or sign(g) z",
+        forwards="2q; q + 1 one-sided",
+        state="none",
+        paper="Liu et al., ICLR 2019",
+    )
 
     def __init__(
         self,
