@@ -15,7 +15,7 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
-from tests.helpers.runs import STRATEGIES, curves, fit, newest, recipe, texts, weights
+from tests.helpers.runs import FORWARDS, STRATEGIES, curves, fit, newest, recipe, texts, weights
 from zolightning.cli import main
 from zolightning.sample import MODEL
 
@@ -28,7 +28,7 @@ def test_fit_trains_evaluates_exports_and_reports(strategy: str, tmp_path: Path)
     result = json.loads((run / "result.json").read_text())
     assert result["strategy"] == strategy
     assert result["steps"] == 10
-    assert result["forward_passes"] == (20 if "ZO" in strategy else 10)
+    assert result["forward_passes"] == 10 * FORWARDS.get(strategy, 2)
     assert set(result["final"]) == {"dev accuracy", "dev loss", "test accuracy", "test loss"}
     assert (run / "config.yaml").is_file()
     tokenizer = AutoTokenizer.from_pretrained(run / "best")

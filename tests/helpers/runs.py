@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
@@ -11,16 +12,20 @@ from torch import Tensor
 
 from zolightning.cli import main
 
-STRATEGIES: dict[str, dict[str, float]] = {
+STRATEGIES: dict[str, dict[str, Any]] = {
     "ZOSGD": {"lr": 1e-4, "eps": 1e-3},
     "SparseMeZO": {"lr": 1e-4, "eps": 1e-3, "keep_ratio": 0.2},
     "ZOSGDSign": {"lr": 1e-4, "eps": 1e-3},
     "ZOSGDMomentum": {"lr": 1e-5, "eps": 1e-3},
     "ZOSGDConservative": {"lr": 1e-4, "eps": 1e-3},
     "ZOAdam": {"lr": 1e-4, "eps": 1e-3},
+    "BlockwiseZO": {"method": {"class_path": "ZOSGD", "init_args": {"lr": 1e-4, "eps": 1e-3}}},
     "FOSGD": {"lr": 1e-3},
     "FOAdam": {"lr": 1e-4},
 }
+
+# Forwards of a step: two of each query, three candidates more, and two for each of the sample model's six blocks.
+FORWARDS = {"ZOSGDConservative": 5, "BlockwiseZO": 12, "FOSGD": 1, "FOAdam": 1}
 
 
 def recipe(folder: Path, strategy: str = "ZOSGD", **trainer: object) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from zolightning.optim.blocks import Blocks
 from zolightning.optim.estimators import Estimate, one_sided, two_sided
 from zolightning.optim.first_order import BackpropAdamW, BackpropSGD
 from zolightning.optim.rules import Adam, Momentum, Rule, Sign
@@ -13,6 +14,7 @@ __all__ = (
     "Adam",
     "BackpropAdamW",
     "BackpropSGD",
+    "Blocks",
     "Conservative",
     "Elementwise",
     "Estimate",

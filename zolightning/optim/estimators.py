@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Literal
@@ -77,6 +77,15 @@ def one_sided(probe: Probe, closure: Closure, eps: float, num_queries: int) -> E
             ahead.append(wide(closure().detach()))
     projected, finite = _guarded((torch.stack(ahead) - here) / eps)
     return Estimate(here, projected, finite, here)
+
+
+def joined(estimates: Sequence[Estimate]) -> Estimate:
+    """Return what the estimates of a step's parts say together: the mean loss, all projected gradients."""
+    return Estimate(
+        torch.stack([estimate.loss for estimate in estimates]).mean(),
+        torch.cat([estimate.projected_gradients for estimate in estimates]),
+        torch.stack([estimate.finite for estimate in estimates]).all(),
+    )
 
 
 def _guarded(projected: Tensor) -> tuple[Tensor, Tensor]:

@@ -14,7 +14,8 @@ from torch.optim import Optimizer
 from typing_extensions import override
 
 from zolightning.errors import ConfigurationError
-from zolightning.optim.estimators import Closure, Estimate, Estimator, two_sided
+from zolightning.optim.blocks import Block, Blocks, partition
+from zolightning.optim.estimators import Closure, Estimate, Estimator, joined, two_sided
 from zolightning.optim.groups import decay_groups
 from zolightning.optim.guard import SkipGuard
 from zolightning.optim.sparsity import Sparsity
@@ -48,6 +49,7 @@ class ZerothOrderOptimizer(Optimizer):
         sparsity: which weights are perturbed and updated; None for all.
         estimator: makes projected gradients of losses.
         update: moves the weights by them.
+        blocks: how the model is cut into parts that are probed and updated one at a time; None for one part.
         engine: how directions are drawn, weights probed and updates rounded.
 
     Raises:
@@ -67,6 +69,7 @@ class ZerothOrderOptimizer(Optimizer):
         sparsity: Sparsity | None = None,
         estimator: Estimator = two_sided,
         update: Update = LINEAR,
+        blocks: Blocks | None = None,
         engine: EngineOptions = DEFAULT,
     ) -> None:
         check_hyperparameters(lr=lr, eps=eps, num_queries=num_queries, weight_decay=weight_decay)
@@ -85,6 +88,10 @@ class ZerothOrderOptimizer(Optimizer):
         self.last: Estimate | None = None
         self.engine = Engine(model, engine)
         self._estimator, self._update = estimator, update
+        self._plan, self._blocks = blocks, [tuple(self.engine.parameters)]
+        if blocks is not None:
+            names = {parameter: name for name, parameter in self.engine.parameters.items()}
+            self._blocks = partition(model, names, blocks.granularity)
         update.check(self)
         self._model = model
         self._checked = False
@@ -134,17 +141,41 @@ class ZerothOrderOptimizer(Optimizer):
             self.check(closure)
         self.engine.begin_step()
         try:
-            with phase("probe"):
-                estimate = self._estimator(self.probe, closure, self.eps, self.num_queries)
-            self.guard.watch(estimate.finite)
-            with phase("update"):
-                self._update(self, estimate, closure)
+            estimate = self._step_all(closure) if self._plan is None else self._step_blocks(closure, self._plan)
         finally:
             self.engine.restore()
+        self.guard.watch(estimate.finite)
         for group in self.param_groups:
             group["step"] += 1
         self.last = estimate
         return estimate.loss
+
+    def _step_all(self, closure: Closure) -> Estimate:
+        estimate = self._probed(closure)
+        with phase("update"):
+            self._update(self, estimate, closure)
+        return estimate
+
+    def _step_blocks(self, closure: Closure, plan: Blocks) -> Estimate:
+        """Step block by block; each has directions of its own, since its parameters have names of their own."""
+        found: list[tuple[Block, Estimate]] = []
+        for block in plan.of_step(self._blocks, self.step_count, self.seed):
+            with self.engine.only(block):
+                found.append((block, self._step_all(closure) if plan.order == "sequential" else self._probed(closure)))
+        if plan.order == "joint":
+            for block, estimate in found:
+                with self.engine.only(block), phase("update"):
+                    self._update(self, estimate, closure)
+        return joined([estimate for _, estimate in found])
+
+    def _probed(self, closure: Closure) -> Estimate:
+        with phase("probe"):
+            return self._estimator(self.probe, closure, self.eps, self.num_queries)
+
+    @property
+    def blocks(self) -> Sequence[Block]:
+        """The names of the parameters of each block; one block of all if the model is not cut."""
+        return self._blocks
 
     @torch.no_grad()
     def check(self, closure: Closure) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -61,16 +61,22 @@ class Directions:
     def __init__(self, model: nn.Module, distribution: Distribution, compiled: bool | None) -> None:
         self.parameters: dict[str, nn.Parameter] = {n: p for n, p in model.named_parameters() if p.requires_grad}
         self.selections: dict[str, Selection] = {}
-        self._size = sum(parameter.numel() for parameter in self.parameters.values())
+        self.moving = dict(self.parameters)
         self._words = parameter_words(name for name, _ in model.named_parameters())
         self._tables = {m.weight.shape for m in model.modules() if isinstance(m, nn.Embedding)}
-        self._compiler = Compiler(compiled, self._size)
+        self._compiler = Compiler(compiled, sum(parameter.numel() for parameter in self.parameters.values()))
         self._kind: Kind = "signs" if distribution == "rademacher" else "gaussian"
         self._on_sphere = distribution == "sphere"
         self._bundle: Bundle | None = None
         self._kept: dict[Stream, dict[str, Tensor]] = {}
         self._masked: set[tuple[Stream, str]] = set()
         self._radii: dict[Stream, Tensor] = {}
+
+    def move_only(self, names: Collection[str] | None) -> None:
+        """Let all that follows move these parameters alone, or all trainable ones again."""
+        self.moving = {name: p for name, p in self.parameters.items() if names is None or name in names}
+        # A sphere's radius is that of what moves.
+        self._radii.clear()
 
     def stream(self, name: str, place: Stream) -> Stream:
         """Return a parameter's stream at a place whose parameter word is not read."""
@@ -93,11 +99,11 @@ class Directions:
         if not self._on_sphere:
             return values
         if place not in self._radii:
-            sizes = {name: weight.numel() for name, weight in self.parameters.items()}
+            sizes = {name: weight.numel() for name, weight in self.moving.items()}
             streams = {name: self.stream(name, place) for name in sizes}
             device = next(iter(self.parameters.values())).device
             norm = squared_norm(sizes, streams, device, self._compiler).sqrt()
-            self._radii[place] = math.sqrt(self._size) / norm
+            self._radii[place] = math.sqrt(sum(sizes.values())) / norm
         return values * self._radii[place].to(values.device, values.dtype)
 
     def is_small(self, name: str) -> bool:
@@ -163,10 +169,10 @@ class Directions:
                 them stay.
         """
         here = replace(places[0], query=0, lane=Lane.ROUNDING)
-        rounds = {n for n, p in self.parameters.items() if rounding == "stochastic" and p.dtype in _HALF}
+        rounds = {n for n, p in self.moving.items() if rounding == "stochastic" and p.dtype in _HALF}
         of = self.on_counters(places, steps)
         self._subtract_small(places, of, here, rounds)
-        for name, parameter in self.parameters.items():
+        for name, parameter in self.moving.items():
             if self.is_small(name):
                 continue
             motion = replace(
@@ -195,16 +201,16 @@ class Directions:
             rounding: how half-precision weights are to be rounded.
         """
         here = replace(places[0], query=0, lane=Lane.ROUNDING)
-        rounds = {n for n, p in self.parameters.items() if rounding == "stochastic" and p.dtype in _HALF}
-        of = self.on_counters(places, dict.fromkeys(self.parameters, Step(shares, None)))
+        rounds = {n for n, p in self.moving.items() if rounding == "stochastic" and p.dtype in _HALF}
+        of = self.on_counters(places, dict.fromkeys(self.moving, Step(shares, None)))
         small: dict[str, Tensor] = {}
         for query, place in enumerate(places):
-            for name, parameter in self.parameters.items():
+            for name, parameter in self.moving.items():
                 if self.is_small(name):
                     term = of[name].coefficients[query] * self.small(name, parameter.detach().view(-1), place)
                     small[name] = small[name] + term if name in small else term
         small_words = self._bundle_here().noise("halves", here) if rounds & small.keys() else {}
-        for name, parameter in self.parameters.items():
+        for name, parameter in self.moving.items():
             flat, selection = parameter.detach().view(-1), self.selections.get(name)
             if name in small:
                 mask = None if selection is None else mask_of(selection, flat)
@@ -221,7 +227,7 @@ class Directions:
     def _subtract_small(
         self, places: Sequence[Stream], steps: Mapping[str, Step], here: Stream, rounds: set[str]
     ) -> None:
-        weights = {name: p.detach().view(-1) for name, p in self.parameters.items() if self.is_small(name)}
+        weights = {name: p.detach().view(-1) for name, p in self.moving.items() if self.is_small(name)}
         changes: dict[str, Tensor] = {}
         for query, place in enumerate(places):
             for name, weight in weights.items():
@@ -243,7 +249,7 @@ class Directions:
         """Return each parameter's step in factors of the counters' numbers, on its device and in its arithmetic."""
         made: dict[tuple[int, torch.device, torch.dtype], Step] = {}
         of: dict[str, Step] = {}
-        for name, parameter in self.parameters.items():
+        for name, parameter in self.moving.items():
             # Many parameters share a step; each copy of one would be a launch.
             key = (id(steps[name]), parameter.device, parameter.dtype)
             if key not in made:

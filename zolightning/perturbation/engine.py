@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -76,7 +76,7 @@ class Engine:
             return
         coefficients = along(self.directions, place, scale)
         probe = Probe(self.directions, [place], coefficients, self._scratch, self._visit)
-        with self._in_forward.perturbed(probe.stand_in, self._scratch):
+        with self._in_forward.perturbed(probe.stand_in, self._scratch, self.directions.moving):
             yield
         # All probes of a step see the same data.
         self._noting = False
@@ -91,7 +91,7 @@ class Engine:
         """
         of = self.directions.on_counters(places, steps)
         probe = Probe(self.directions, places, lambda name, _: of[name].coefficients, self._scratch, self._visit)
-        with self._in_forward.perturbed(probe.stand_in, self._scratch):
+        with self._in_forward.perturbed(probe.stand_in, self._scratch, self.directions.moving):
             yield
 
     @contextmanager
@@ -99,6 +99,17 @@ class Engine:
         """Let modules find NaN where they read a weight elsewhere than through its own module, or after its forward."""
         with self._in_forward.hidden(), self._scratch.spoiled():
             yield
+
+    @contextmanager
+    def only(self, names: Collection[str]) -> Iterator[None]:
+        """Let probes and updates within move these parameters alone; they begin and end where the weights belong."""
+        self.directions.move_only(names)
+        self._noting = True
+        try:
+            yield
+        finally:
+            self.restore()
+            self.directions.move_only(None)
 
     def unvisited(self) -> list[str]:
         """Return the trainable parameters that no probe so far has used through their modules, in order."""

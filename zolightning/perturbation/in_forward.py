@@ -8,7 +8,7 @@ weight for the operation that asks for it; the hooks exist for the length of one
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import Any, Protocol
 
@@ -58,8 +58,8 @@ class InForward:
         ]
 
     @contextmanager
-    def perturbed(self, stand_in: StandIn, scope: Scope) -> Iterator[None]:
-        """Let every forward within see stand-ins for the weights.
+    def perturbed(self, stand_in: StandIn, scope: Scope, moving: Collection[str]) -> Iterator[None]:
+        """Let every forward within see stand-ins for the weights whose names are in `moving`.
 
         What torch.compile has made of a module runs eager meanwhile: code made without hooks would be taken for code
         with them.
@@ -68,7 +68,10 @@ class InForward:
         # Importing the compiler takes seconds, and nothing can have been compiled before somebody did.
         eager = torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
         try:
-            for module, attributes in self._modules:
+            for module, all_attributes in self._modules:
+                attributes = tuple(attribute for attribute in all_attributes if attribute[2] in moving)
+                if not attributes:
+                    continue
                 swap = _Swap(attributes, self._hidden, stand_in, scope)
                 handles.append(module.register_forward_pre_hook(swap.before))
                 handles.append(module.register_forward_hook(swap.after, always_call=True))

@@ -57,7 +57,7 @@ class InPlace:
 
     def _subtract(self, places: list[Stream], coefficients: list[float]) -> None:
         step = Step(self._coefficients(coefficients), None)
-        self._directions.subtract(places, dict.fromkeys(self._directions.parameters, step), "nearest")
+        self._directions.subtract(places, dict.fromkeys(self._directions.moving, step), "nearest")
 
     def _coefficients(self, values: list[float]) -> Tensor:
         device = next(iter(self._directions.parameters.values())).device

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from zolightning.strategies.base import Strategy
+from zolightning.strategies.blockwise_zo import BlockwiseZO
 from zolightning.strategies.first_order import FirstOrder
 from zolightning.strategies.fo_adam import FOAdam
 from zolightning.strategies.fo_sgd import FOSGD
@@ -17,6 +18,7 @@ from zolightning.strategies.zo_sgd_sign import ZOSGDSign
 __all__ = (
     "FOSGD",
     "ZOSGD",
+    "BlockwiseZO",
     "FOAdam",
     "FirstOrder",
     "SparseMeZO",

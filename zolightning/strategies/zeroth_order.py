@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from typing_extensions import override
 
+from zolightning.optim.blocks import Blocks
 from zolightning.optim.estimators import ESTIMATORS, Closure, Sides
 from zolightning.optim.sparsity import Sparsity
 from zolightning.optim.updates import Linear, Update
@@ -49,6 +50,7 @@ class ZerothOrder(Strategy):
         self.estimator = estimator
         self.engine = engine
         self.sparsity: Sparsity | None = None
+        self.blocks: Blocks | None = None
 
     def update(self) -> Update:
         """Return what moves the weights; by default theta <- theta - lr (1/q) sum_i g_i z_i."""
@@ -66,6 +68,7 @@ class ZerothOrder(Strategy):
             sparsity=self.sparsity,
             estimator=ESTIMATORS[self.estimator],
             update=self.update(),
+            blocks=self.blocks,
             engine=self.engine,
         )
 

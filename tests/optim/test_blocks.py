@@ -1,0 +1,116 @@
+"""Block-wise steps: how a model is cut, and each block against the formula."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any, cast
+
+import pytest
+import torch
+from torch import nn
+
+from tests.helpers.families import SIZES, tiny
+from tests.helpers.models import language_loss, tiny_llama, tokens
+from tests.helpers.reference import direction
+from zolightning.errors import ConfigurationError
+from zolightning.optim import ZerothOrderOptimizer
+from zolightning.optim.blocks import Blocks, Granularity, Order, partition
+from zolightning.perturbation.options import EngineOptions, ProbeMode
+from zolightning.strategies import ZOSGD, BlockwiseZO, ZOAdam
+
+LR, EPS, SEED = 1e-2, 1e-3, 3
+GRANULARITIES: tuple[Granularity, ...] = ("layer", "half_layer", "linear")
+
+
+def names_of(model: nn.Module) -> dict[nn.Parameter, str]:
+    return {parameter: name for name, parameter in model.named_parameters()}
+
+
+@pytest.mark.parametrize("granularity", GRANULARITIES)
+@pytest.mark.parametrize("family", ["opt", "llama", "mistral", "roberta", "gpt2", "qwen3"])
+def test_blocks_cover_every_parameter_once(family: str, granularity: Granularity) -> None:
+    settings: dict[str, Any] = dict(SIZES) if family == "roberta" else {}
+    model = tiny(family, **settings)
+    blocks = partition(model, names_of(model), granularity)
+    held = Counter(name for block in blocks for name in block)
+    assert held == Counter(name for name, _ in model.named_parameters())
+    layers = cast("Any", model).config.num_hidden_layers
+    holders = [module for module in model.modules() if next(module.parameters(recurse=False), None) is not None]
+    outside = len(partition(model, names_of(model), "layer")) - layers
+    assert 2 <= outside <= 8, "embeddings, last norm and head are blocks of their own"
+    assert (
+        len(blocks)
+        == {
+            "layer": outside + layers,
+            "half_layer": outside + 2 * layers,
+            "linear": len({id(p) for m in holders for p in [next(m.parameters(recurse=False))]}),
+        }[granularity]
+    )
+
+
+@torch.no_grad()
+def reference_step(model: nn.Module, batch: torch.Tensor, order: Order, step: int, blocks: list[Any]) -> None:
+    """Take theta_b <- theta_b - lr g_b z_b for each block."""
+    parameters, later = dict(model.named_parameters()), []
+    z = direction(model, SEED, step, 0)
+    for block in blocks:
+        start, losses = {name: parameters[name].clone() for name in block}, []
+        for sign in (1, -1):
+            for name in block:
+                parameters[name].copy_(start[name] + sign * EPS * z[name])
+            losses.append(language_loss(model, batch))
+        g = (losses[0] - losses[1]) / (2 * EPS)
+        for name in block:
+            parameters[name].copy_(start[name])
+            later.append((name, LR * g * z[name]))
+        if order == "sequential":
+            for name, change in later:
+                parameters[name].sub_(change)
+            later.clear()
+    for name, change in later:
+        parameters[name].sub_(change)
+
+
+@pytest.mark.usefixtures("both_paths")
+@pytest.mark.parametrize("probe", ["in_forward", "in_place"])
+@pytest.mark.parametrize("order", ["sequential", "joint"])
+@pytest.mark.parametrize("granularity", GRANULARITIES)
+def test_each_block_steps_by_the_formula(granularity: Granularity, order: Order, probe: ProbeMode) -> None:
+    ours, theirs, batch = tiny_llama(torch.float64), tiny_llama(torch.float64), tokens()
+    method = ZOSGD(LR, EPS, engine=EngineOptions(probe=probe))
+    optimizer = BlockwiseZO(method, granularity, order).configure(ours, seed=SEED)
+    assert isinstance(optimizer, ZerothOrderOptimizer)
+    for step in range(3):
+        optimizer.step(lambda: language_loss(ours, batch))
+        reference_step(theirs, batch, order, step, list(optimizer.blocks))
+    for mine, reference in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(mine, reference, rtol=0, atol=1e-9)
+    assert optimizer.last is not None
+    assert optimizer.last.projected_gradients.numel() == len(optimizer.blocks)
+
+
+@pytest.mark.parametrize("choice", ["cycle", "sample"])
+def test_a_step_may_work_on_some_blocks(choice: Any) -> None:
+    plan, blocks = Blocks(blocks_per_step=2, choice=choice), [(str(number),) for number in range(5)]
+    chosen = [plan.of_step(blocks, step, seed=1) for step in range(200)]
+    assert all(len(set(one)) == 2 for one in chosen)
+    assert chosen == [plan.of_step(blocks, step, seed=1) for step in range(200)]
+    often = Counter(block for one in chosen for block in one)
+    assert len(often) == 5
+    assert all(40 <= number <= 120 for number in often.values())
+
+
+def test_what_is_not_in_the_block_does_not_move() -> None:
+    model, batch = tiny_llama(), tokens()
+    optimizer = BlockwiseZO(ZOAdam(LR, EPS), blocks_per_step=1).configure(model, seed=SEED)
+    assert isinstance(optimizer, ZerothOrderOptimizer)
+    for step in range(3):
+        before = {name: p.detach().clone() for name, p in model.named_parameters()}
+        optimizer.step(lambda: language_loss(model, batch))
+        moved = {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
+        assert moved == set(optimizer.blocks[step % len(optimizer.blocks)])
+
+
+def test_a_number_of_blocks_below_one_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="blocks_per_step"):
+        BlockwiseZO(ZOSGD(LR, EPS), blocks_per_step=0)
