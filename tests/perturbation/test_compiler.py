@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from zolightning.perturbation.compiler import Compiler
-from zolightning.perturbation.kernels import Motion, subtract
+from zolightning.perturbation.kernels import Motion, moved_rows, subtract
 from zolightning.perturbation.masks import Score, mask_of, select_smallest
 from zolightning.perturbation.noise import Lane, Stream
 from zolightning.perturbation.norm import squared_norm
@@ -97,6 +97,23 @@ def test_compiled_kernels_do_as_eager_ones(dtype: torch.dtype, score: Score | No
             assert int((compiled != eager).sum()) <= SIZE // 500
         if kind == "signs":
             assert torch.equal(compiled, eager)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "score"), [("gaussian", None), ("signs", "magnitude"), ("signs", "random")])
+def test_compiled_rows_are_the_eager_ones(kind: Kind, score: Score | None) -> None:
+    """Of any number, beginning anywhere in a unit, and wider than one."""
+    for count, width in ((3, 100), (40, 100), (7, 100)):
+        weight = torch.randn(50 * width, generator=torch.Generator().manual_seed(1)).bfloat16()
+        selection = None
+        if score is not None:
+            selection = select_smallest(score, weight, 20 * width, replace(STREAM, lane=Lane.MASK))
+        numbers = torch.arange(count)
+        motion = Motion(kind, [STREAM], torch.tensor([0.1]), selection=selection, rounding=ROUNDING)
+        rows, starts = weight.view(50, width)[numbers], numbers * width
+        eager, compiled = (moved_rows(rows, starts, motion, compiler) for compiler in (EAGER, COMPILED))
+        assert COMPILED.enabled, "the compiler was given up"
+        assert int((eager != compiled).sum()) <= rows.numel() // 500
 
 
 SCRIPT = """
