@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from zolightning.perturbation import bundle, kernels
+from zolightning.perturbation import bundle, motion, pieces
 
 
 @pytest.fixture(params=["together", "one by one"])
@@ -13,4 +13,5 @@ def both_paths(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
     if request.param == "one by one":
         monkeypatch.setattr(bundle, "LIMIT", 0)
         # Of signs, 2,048 make a unit, which a chunk must begin at.
-        monkeypatch.setattr(kernels, "_CHUNK", {"cpu": 2048})
+        monkeypatch.setattr(motion, "_CHUNK", {"cpu": 2048})
+        monkeypatch.setattr(pieces, "_ELEMENTS", 2048)

@@ -16,7 +16,7 @@ from zolightning.errors import ConfigurationError
 from zolightning.optim import ZerothOrderOptimizer
 from zolightning.optim.blocks import Blocks, Granularity, Order, partition
 from zolightning.perturbation.options import EngineOptions, ProbeMode
-from zolightning.strategies import ZOSGD, BlockwiseZO, ZOAdam
+from zolightning.strategies import ZOSGD, BlockwiseZO, Strategy, ZOAdam
 
 LR, EPS, SEED = 1e-2, 1e-3, 3
 GRANULARITIES: tuple[Granularity, ...] = ("layer", "half_layer", "linear")
@@ -109,6 +109,38 @@ def test_what_is_not_in_the_block_does_not_move() -> None:
         optimizer.step(lambda: language_loss(model, batch))
         moved = {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
         assert moved == set(optimizer.blocks[step % len(optimizer.blocks)])
+
+
+def test_a_block_s_adam_counts_its_own_updates() -> None:
+    """A cycle of blocks is Adam on each alone: moments are corrected by the updates that they had."""
+    ours, theirs, batch = tiny_llama(torch.float64), tiny_llama(torch.float64), tokens()
+    optimizer = BlockwiseZO(ZOAdam(LR, EPS), blocks_per_step=1).configure(ours, seed=SEED)
+    assert isinstance(optimizer, ZerothOrderOptimizer)
+    blocks = optimizer.blocks
+    kept: dict[str, Any] = {}
+    parameters: dict[str, nn.Parameter] = dict(theirs.named_parameters())
+    for step in range(2 * len(blocks) + 1):
+        optimizer.step(lambda: language_loss(ours, batch))
+        block, age = blocks[step % len(blocks)], step // len(blocks) + 1
+        z, losses = direction(theirs, SEED, step, 0), []
+        with torch.no_grad():
+            for sign in (1, -2, 1):
+                for name in block:
+                    parameters[name].add_(sign * EPS * z[name])
+                losses.append(language_loss(theirs, batch))
+            for name in block:
+                g = (losses[0] - losses[1]) / (2 * EPS) * z[name]
+                m, v = kept.get(name, (0.0, 0.0))
+                kept[name] = m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g * g
+                parameters[name].sub_(LR * (m / (1 - 0.9**age)) / ((v / (1 - 0.999**age)).sqrt() + 1e-8))
+    for mine, reference in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(mine, reference, rtol=0, atol=1e-8)
+
+
+def test_the_method_s_hooks_are_called() -> None:
+    """All of them, whatever hooks strategies come to have."""
+    hooks = {name for name, value in vars(Strategy).items() if callable(value) and not name.startswith("_")}
+    assert hooks - {"configure"} <= vars(BlockwiseZO).keys()
 
 
 def test_a_number_of_blocks_below_one_is_refused() -> None:

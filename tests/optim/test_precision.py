@@ -9,8 +9,8 @@ from torch import nn
 from tests.helpers.models import language_loss, tiny_llama, tokens
 from tests.helpers.reference import direction
 from zolightning.optim import ZerothOrderOptimizer
-from zolightning.perturbation.kernels import Rounding
 from zolightning.perturbation.options import Distribution, EngineOptions
+from zolightning.perturbation.rounding import Rounding
 from zolightning.strategies import ZOSGD, SparseMeZO, ZerothOrder, ZOAdam
 
 
@@ -40,7 +40,8 @@ def test_stochastic_rounding_keeps_small_updates_that_nearest_loses(distribution
 @pytest.mark.parametrize("strategy", [ZOSGD(1e-6, 1e-3), SparseMeZO(1e-6, 1e-3, 0.2), ZOAdam(1e-6, 1e-3)])
 def test_a_step_never_waits_for_the_device(strategy: ZerothOrder) -> None:
     """After the first, which makes what is kept and checks the model."""
-    model, batch = nn.Sequential(tiny_llama(torch.bfloat16)).cuda()[0], tokens().cuda()
+    model: nn.Module = tiny_llama(torch.bfloat16)
+    model, batch = model.cuda(), tokens().cuda()
     optimizer = strategy.configure_optimizer(model, seed=0)
     optimizer.step(lambda: language_loss(model, batch))
     torch.cuda.set_sync_debug_mode("error")

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from zolightning.perturbation.compiler import Compiler
-from zolightning.perturbation.kernels import Motion, moved_rows, subtract
 from zolightning.perturbation.masks import Score, mask_of, select_smallest
+from zolightning.perturbation.motion import Motion, moved_rows, subtract
 from zolightning.perturbation.noise import Lane, Stream
 from zolightning.perturbation.norm import squared_norm
 from zolightning.perturbation.ranges import BITS, Kind, made, noise_at, range_of
@@ -175,7 +175,7 @@ def test_without_a_compiler_the_kernels_run_eager_with_one_warning_of_one_line(t
     code = (
         "import torch\n"
         "from zolightning.perturbation.compiler import Compiler\n"
-        "from zolightning.perturbation.kernels import Motion, subtract\n"
+        "from zolightning.perturbation.motion import Motion, subtract\n"
         "from zolightning.perturbation.noise import Stream\n"
         "from zolightning.perturbation.ranges import range_of\n"
         "compiler, out = Compiler(True, 6400), torch.empty(6400)\n"

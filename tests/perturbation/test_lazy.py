@@ -15,8 +15,8 @@ from zolightning.perturbation import bundle, directions, probe
 from zolightning.perturbation.compiler import Compiler
 from zolightning.perturbation.directions import Directions
 from zolightning.perturbation.engine import Engine
-from zolightning.perturbation.kernels import Motion, moved_rows
 from zolightning.perturbation.lazy import LazyWeight
+from zolightning.perturbation.motion import Motion, moved_rows
 from zolightning.perturbation.scratch import Scratch
 
 

@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from zolightning.perturbation import bundle, kernels
+from zolightning.perturbation import bundle, motion
 from zolightning.perturbation.bundle import Bundle
 from zolightning.perturbation.compiler import Compiler
-from zolightning.perturbation.kernels import Motion, moved_rows, subtract
 from zolightning.perturbation.masks import Score, Selection, mask_of, select_smallest
+from zolightning.perturbation.motion import Motion, moved_rows, subtract
 from zolightning.perturbation.noise import Lane, Stream, unit
 from zolightning.perturbation.ranges import BITS, Kind, noise_at, range_of
 
@@ -91,7 +91,7 @@ def test_a_weight_perturbed_in_chunks_equals_the_formula(
     weight = weights(size, dtype)
     selection = selection_of(weight, score)
     expected, out = moved(weight, kind, selection), torch.empty_like(weight)
-    with mock.patch.dict(kernels._CHUNK, {"cpu": chunk}):
+    with mock.patch.dict(motion._CHUNK, {"cpu": chunk}):
         subtract(weight, probing(kind, selection), EAGER, out)
         assert torch.equal(out, expected)
         subtract(weight, probing(kind, selection), EAGER)
@@ -139,13 +139,13 @@ def test_an_update_in_chunks_equals_one_of_rows(
     selection, before = selection_of(weight, score), weight.clone()
     rounding = None if dtype == torch.float32 else ROUNDING
     streams = [STREAM, replace(STREAM, query=1)]
-    motion = Motion(kind, streams, torch.tensor([0.1, -0.2]), torch.tensor(0.01), selection, rounding)
-    with mock.patch.dict(kernels._CHUNK, {"cpu": chunk}):
-        subtract(weight, motion, EAGER)
+    change = Motion(kind, streams, torch.tensor([0.1, -0.2]), torch.tensor(0.01), selection, rounding)
+    with mock.patch.dict(motion._CHUNK, {"cpu": chunk}):
+        subtract(weight, change, EAGER)
     width = data.draw(st.integers(1, min(size, 200)))
     starts = torch.tensor(data.draw(st.lists(st.integers(0, size - width), min_size=1, max_size=5)))
     index = starts.unsqueeze(1) + torch.arange(width)
-    assert torch.equal(moved_rows(before[index], starts, motion, EAGER), weight[index])
+    assert torch.equal(moved_rows(before[index], starts, change, EAGER), weight[index])
 
 
 @settings(max_examples=40)

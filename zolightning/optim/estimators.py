@@ -60,7 +60,7 @@ def two_sided(probe: Probe, closure: Closure, eps: float, num_queries: int) -> E
 def one_sided(probe: Probe, closure: Closure, eps: float, num_queries: int) -> Estimate:
     """Forward differences: g_i = (f(theta + eps z_i) - f(theta)) / eps.
 
-    RGE with one-sided differences, ZO-Bench, arXiv 2402.11592, equation 2 with its remark on variants. q + 1 forwards
+    The randomised gradient estimator of ZO-Bench, arXiv 2402.11592, with forward differences. It takes q + 1 forwards
     instead of 2q; E[g z] is the gradient up to O(eps), and a difference bears the curvature along z, which a two-sided
     one cancels.
 

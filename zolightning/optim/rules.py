@@ -31,7 +31,7 @@ class Rule(Protocol):
         Args:
             gradient: the estimate [n].
             states: the state by name [n].
-            age: the number of this step, from 1 on, skipped ones not counted, int64 [].
+            age: the number of this update of the parameter, from 1 on; skipped steps are none, int64 [].
         """
 
 

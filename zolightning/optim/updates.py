@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from typing_extensions import override
 
 from zolightning.errors import ConfigurationError
 from zolightning.optim.estimators import Closure, Estimate
 from zolightning.optim.rules import Rule
+from zolightning.perturbation.rounding import wide_dtype
 
 if TYPE_CHECKING:
     from zolightning.optim.zeroth_order import ZerothOrderOptimizer
 
 
 class Update(Protocol):
-    """Moves the weights once a step; where an estimate is not finite it changes nothing.
+    """Moves the weights once a step; where an estimate is not finite it changes nothing."""
 
-    Attributes:
-        states: names of the tensors that it keeps for every weight, float32 (float64 for float64 weights), which start
-            at zero.
-    """
-
-    states: tuple[str, ...]
+    def state(self, parameter: nn.Parameter) -> dict[str, Tensor]:
+        """Return what is kept for a parameter from step to step, by name, as it is before the first."""
 
     def check(self, optimizer: ZerothOrderOptimizer) -> None:
         """Raise ConfigurationError if the update cannot work with the optimizer's settings."""
@@ -46,7 +44,9 @@ class Linear:
     anew from the weights as they are, Sparse-MeZO, Liu et al., arXiv 2402.15751, algorithm 1.
     """
 
-    states: tuple[str, ...] = ()
+    def state(self, parameter: nn.Parameter) -> dict[str, Tensor]:
+        """Return nothing."""
+        return {}
 
     def check(self, optimizer: ZerothOrderOptimizer) -> None:
         """Accept any setting."""
@@ -80,7 +80,13 @@ class Elementwise:
 
     def __init__(self, rule: Rule) -> None:
         self.rule = rule
-        self.states = rule.states
+
+    def state(self, parameter: nn.Parameter) -> dict[str, Tensor]:
+        """Return the rule's state, zero, in float32 (float64 for float64 weights), and the number of updates so far."""
+        zeros = partial(torch.zeros_like, parameter, dtype=wide_dtype(parameter.dtype), requires_grad=False)
+        return {"age": torch.zeros((), dtype=torch.int64, device=parameter.device)} | {
+            name: zeros() for name in self.rule.states
+        }
 
     def check(self, optimizer: ZerothOrderOptimizer) -> None:
         """Refuse idle rows that are to be left alone: their moments would have to move on all the same.
@@ -96,15 +102,15 @@ class Elementwise:
 
     def __call__(self, optimizer: ZerothOrderOptimizer, estimate: Estimate, closure: Closure) -> None:
         """Move the weights by the rule."""
-        groups = optimizer.groups_by_name()
-        alive = estimate.finite
-        # A skipped step is none to a moment's age.
-        age = optimizer.step_count + 1 - optimizer.guard.counts[0].to(alive.device)
+        groups, alive = optimizer.groups_by_name(), estimate.finite
         shares = estimate.projected_gradients / optimizer.num_queries
         for piece in optimizer.engine.pieces(optimizer.places(), shares):
             group, kept = groups[piece.name], optimizer.state[optimizer.engine.parameters[piece.name]]
-            states = {name: piece.of(kept[name]) for name in self.states}
-            move, after = self.rule(piece.estimate, states, age)
+            if piece.first == 0:
+                # A parameter's own: steps may be skipped, or work on other blocks.
+                kept["age"] += alive.to(kept["age"].device)
+            states = {name: piece.of(kept[name]) for name in self.rule.states}
+            move, after = self.rule(piece.estimate, states, kept["age"])
             for name, state in states.items():
                 state.copy_(torch.where(alive, after[name], state))
             lr, decay = group["lr"], group["weight_decay"]
@@ -120,7 +126,9 @@ class Conservative:
     estimator has been at theta itself; a candidate whose loss is not finite is not taken.
     """
 
-    states: tuple[str, ...] = ()
+    def state(self, parameter: nn.Parameter) -> dict[str, Tensor]:
+        """Return nothing."""
+        return {}
 
     def check(self, optimizer: ZerothOrderOptimizer) -> None:
         """Refuse in-place probes.
@@ -137,11 +145,11 @@ class Conservative:
     def __call__(self, optimizer: ZerothOrderOptimizer, estimate: Estimate, closure: Closure) -> None:
         """Move the weights to the best of the three."""
         engine, places = optimizer.engine, optimizer.places()
-        steps = optimizer.steps_along(estimate.projected_gradients / optimizer.num_queries, estimate.finite)
+        shares = estimate.projected_gradients / optimizer.num_queries
         losses = [closure() if estimate.here is None else estimate.here]
         for sign in (1.0, -1.0):
-            with engine.displaced(places, {name: step.times(sign) for name, step in steps.items()}):
+            with engine.displaced(places, optimizer.steps_along(sign * shares, estimate.finite)):
                 losses.append(closure())
         best = torch.stack([loss.detach().to(estimate.loss) for loss in losses]).nan_to_num(nan=torch.inf).argmin()
         choice = torch.where(best == 0, 0.0, torch.where(best == 1, 1.0, -1.0))
-        engine.update(places, {name: step.times(choice) for name, step in steps.items()})
+        engine.update(places, optimizer.steps_along(choice.to(shares) * shares, estimate.finite))

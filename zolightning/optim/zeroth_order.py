@@ -24,7 +24,6 @@ from zolightning.perturbation.engine import Engine, Step
 from zolightning.perturbation.noise import LAYOUT_VERSION, Lane, Stream
 from zolightning.perturbation.options import DEFAULT, EngineOptions
 from zolightning.perturbation.phases import phase
-from zolightning.perturbation.rounding import wide_dtype
 from zolightning.perturbation.self_check import self_check
 
 log = logging.getLogger(__name__)
@@ -98,8 +97,7 @@ class ZerothOrderOptimizer(Optimizer):
         for parameter in self.engine.parameters.values():
             state = self.state[parameter]
             state["step"] = torch.zeros((), dtype=torch.int64)
-            for name in update.states:
-                state[name] = torch.zeros_like(parameter, dtype=wide_dtype(parameter.dtype), requires_grad=False)
+            state.update(update.state(parameter))
         self._select()
         self.register_state_dict_pre_hook(_write_steps)
 
@@ -237,7 +235,7 @@ class ZerothOrderOptimizer(Optimizer):
         super().load_state_dict(state_dict)
         self.engine.begin_step()
         changed = self.param_groups[0]["sparsity"] != recipe
-        self._restore_exactly(state_dict, self._update.states if changed else (*self._update.states, *_THRESHOLDS))
+        self._restore_exactly(state_dict)
         if changed:
             log.warning("The mask %s of the checkpoint is replaced by %s", self.param_groups[0]["sparsity"], recipe)
             self.param_groups[0]["sparsity"] = recipe
@@ -250,13 +248,12 @@ class ZerothOrderOptimizer(Optimizer):
                 selection, threshold=state["threshold"], cut=state["cut"], stream=stream
             )
 
-    def _restore_exactly(self, state_dict: dict[str, Any], keys: Sequence[str]) -> None:
+    def _restore_exactly(self, state_dict: dict[str, Any]) -> None:
         """Restore states as they are: torch casts them to the parameters' dtype, which would round them."""
         for saved, group in zip(state_dict["param_groups"], self.param_groups, strict=True):
             for index, parameter in zip(saved["params"], group["params"], strict=True):
-                for key in keys:
-                    if key in state_dict["state"][index]:
-                        kept = state_dict["state"][index][key]
+                for key, kept in state_dict["state"][index].items():
+                    if key != "step":
                         self.state[parameter][key] = kept.detach().clone().to(parameter.device)
 
     def _select(self) -> None:

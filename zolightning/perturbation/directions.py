@@ -11,14 +11,14 @@ from torch import Tensor, nn
 
 from zolightning.perturbation.bundle import Bundle
 from zolightning.perturbation.compiler import Compiler
-from zolightning.perturbation.kernels import Motion, Rounding, moved_rows, stepped, subtract
 from zolightning.perturbation.masks import Selection, mask_of
+from zolightning.perturbation.motion import Motion, moved_rows, subtract
 from zolightning.perturbation.noise import Lane, Stream, parameter_words
 from zolightning.perturbation.norm import squared_norm
 from zolightning.perturbation.options import Distribution
-from zolightning.perturbation.pieces import Piece, pieces
+from zolightning.perturbation.pieces import Piece, in_pieces
 from zolightning.perturbation.ranges import Kind
-from zolightning.perturbation.rounding import wide, wide_dtype
+from zolightning.perturbation.rounding import Rounding, wide_dtype
 
 _HALF = (torch.bfloat16, torch.float16)
 # Rows whose noise is made at once, in elements: it takes twelve bytes each for a while.
@@ -38,10 +38,6 @@ class Step:
 
     coefficients: Tensor
     decay: Tensor | None
-
-    def times(self, factor: Tensor | float) -> Step:
-        """Return a step along the same directions times a factor; the decay is as it was."""
-        return Step(self.coefficients * factor, self.decay)
 
     def to(self, weight: Tensor) -> Step:
         """Return the step on a weight's device, in the dtype of its arithmetic."""
@@ -168,17 +164,14 @@ class Directions:
             only_rows: for some parameters, the rows to be moved [n], in any order and with repetitions; all others of
                 them stay.
         """
-        here = replace(places[0], query=0, lane=Lane.ROUNDING)
-        rounds = {n for n, p in self.moving.items() if rounding == "stochastic" and p.dtype in _HALF}
         of = self.on_counters(places, steps)
-        self._subtract_small(places, of, here, rounds)
-        for name, parameter in self.moving.items():
-            if self.is_small(name):
-                continue
+        for piece in self._small_pieces(places, of, rounding):
+            piece.subtract(piece.estimate, of[piece.name].decay)
+        for name, parameter in self._large():
             motion = replace(
                 self.motion(name, places, of[name].coefficients),
                 decay=of[name].decay,
-                rounding=self.stream(name, here) if name in rounds else None,
+                rounding=self._rounding_stream(name, places[0], rounding),
             )
             weight = parameter.detach()
             if only_rows is not None and name in only_rows:
@@ -189,8 +182,7 @@ class Directions:
                 table[numbers] = moved
             else:
                 subtract(weight.view(-1), motion, self._compiler)
-        # Within one autocast context, casts of the weights are kept, and not known to be of weights that have moved.
-        torch.clear_autocast_cache()
+        self._moved()
 
     def pieces(self, places: Sequence[Stream], shares: Tensor, rounding: Rounding) -> Iterator[Piece]:
         """Yield all parameters in pieces of bounded size, each with sum_i shares[i] z_i.
@@ -200,50 +192,42 @@ class Directions:
             shares: each query's share of the projected gradient [queries].
             rounding: how half-precision weights are to be rounded.
         """
-        here = replace(places[0], query=0, lane=Lane.ROUNDING)
-        rounds = {n for n, p in self.moving.items() if rounding == "stochastic" and p.dtype in _HALF}
         of = self.on_counters(places, dict.fromkeys(self.moving, Step(shares, None)))
-        small: dict[str, Tensor] = {}
-        for query, place in enumerate(places):
-            for name, parameter in self.moving.items():
-                if self.is_small(name):
-                    term = of[name].coefficients[query] * self.small(name, parameter.detach().view(-1), place)
-                    small[name] = small[name] + term if name in small else term
-        small_words = self._bundle_here().noise("halves", here) if rounds & small.keys() else {}
-        for name, parameter in self.moving.items():
-            flat, selection = parameter.detach().view(-1), self.selections.get(name)
-            if name in small:
-                mask = None if selection is None else mask_of(selection, flat)
-                words = small_words[name] if name in rounds else None
-                yield Piece(name, 0, flat, small[name], mask, words)
-                continue
+        yield from self._small_pieces(places, of, rounding)
+        for name, parameter in self._large():
             motion = self.motion(name, places, of[name].coefficients)
-            rounding_stream = self.stream(name, here) if name in rounds else None
-            yield from pieces(name, flat, motion, rounding_stream, self._compiler)
-        # The weights have moved, and masks with them.
-        self._drop_small()
-        torch.clear_autocast_cache()
+            words = self._rounding_stream(name, places[0], rounding)
+            yield from in_pieces(name, parameter.detach().view(-1), motion, words, self._compiler)
+        self._moved()
 
-    def _subtract_small(
-        self, places: Sequence[Stream], steps: Mapping[str, Step], here: Stream, rounds: set[str]
-    ) -> None:
+    def _small_pieces(self, places: Sequence[Stream], of: Mapping[str, Step], rounding: Rounding) -> Iterator[Piece]:
+        """Yield every small parameter that moves, whole, with sum_i coefficients[i] z_i."""
         weights = {name: p.detach().view(-1) for name, p in self.moving.items() if self.is_small(name)}
-        changes: dict[str, Tensor] = {}
+        sums: dict[str, Tensor] = {}
         for query, place in enumerate(places):
             for name, weight in weights.items():
-                term = steps[name].coefficients[query] * self.small(name, weight, place)
-                changes[name] = changes[name] + term if name in changes else term
-        words = self._bundle_here().noise("halves", here) if rounds & weights.keys() else {}
+                term = of[name].coefficients[query] * self.small(name, weight, place)
+                sums[name] = sums[name] + term if name in sums else term
+        rounds = {name for name, weight in weights.items() if rounding == "stochastic" and weight.dtype in _HALF}
+        words = self._bundle_here().noise("halves", _rounding_place(places[0])) if rounds else {}
         for name, weight in weights.items():
-            change, decay = changes[name], steps[name].decay
-            if decay is not None:
-                shrunk = decay * wide(weight)
-                selection = self.selections.get(name)
-                mask = None if selection is None else mask_of(selection, weight)
-                change = change + (shrunk if mask is None else torch.where(mask, shrunk, 0.0))
-            weight.copy_(stepped(weight, change, words[name] if name in rounds else None))
-        # The weights have moved, and masks with them.
+            selection = self.selections.get(name)
+            mask = None if selection is None else mask_of(selection, weight)
+            yield Piece(name, 0, weight, sums[name], mask, words[name] if name in rounds else None)
+
+    def _large(self) -> list[tuple[str, nn.Parameter]]:
+        return [(name, parameter) for name, parameter in self.moving.items() if not self.is_small(name)]
+
+    def _rounding_stream(self, name: str, place: Stream, rounding: Rounding) -> Stream | None:
+        if rounding == "nearest" or self.parameters[name].dtype not in _HALF:
+            return None
+        return self.stream(name, _rounding_place(place))
+
+    def _moved(self) -> None:
+        """Drop what was made of weights that have moved."""
         self._drop_small()
+        # Within one autocast context, casts of the weights are kept, and not known to be of weights that have moved.
+        torch.clear_autocast_cache()
 
     def on_counters(self, places: Sequence[Stream], steps: Mapping[str, Step]) -> dict[str, Step]:
         """Return each parameter's step in factors of the counters' numbers, on its device and in its arithmetic."""
@@ -274,3 +258,8 @@ class Directions:
             }
             self._bundle = Bundle(sizes, self._words, device, self._compiler)
         return self._bundle
+
+
+def _rounding_place(place: Stream) -> Stream:
+    """Return where a step's words for rounding begin: they are the same whatever is asked at the step."""
+    return replace(place, query=0, lane=Lane.ROUNDING)

@@ -21,9 +21,6 @@ from zolightning.perturbation.lazy import LazyWeight
 # The module that holds a parameter, the attribute, and the parameter's canonical name.
 Attributes = tuple[tuple[nn.Module, str, str], ...]
 
-# They hold parameters or modules and have no forward of their own.
-_CONTAINERS = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
-
 
 class StandIn(Protocol):
     """Gives what a module sees in a parameter's place: `stand_in(name, weight)`."""
@@ -53,9 +50,9 @@ class InForward:
     def __init__(self, model: nn.Module, names: Mapping[nn.Parameter, str]) -> None:
         self._hidden: dict[str, Tensor] = {}
         self._parameters = {name: parameter for parameter, name in names.items()}
-        self._modules: list[tuple[nn.Module, Attributes]] = [
-            (module, attributes) for module in model.modules() if (attributes := _attributes(module, names, model))
-        ]
+        called = (module for module in model.modules() if module is model or _has_forward(module))
+        attributes = ((module, _read_by(module, names)) for module in called)
+        self._modules: list[tuple[nn.Module, Attributes]] = [(module, read) for module, read in attributes if read]
 
     @contextmanager
     def perturbed(self, stand_in: StandIn, scope: Scope, moving: Collection[str]) -> Iterator[None]:
@@ -102,25 +99,20 @@ class InForward:
                 parameter.data = self._hidden.pop(name)
 
 
-def _attributes(module: nn.Module, names: Mapping[nn.Parameter, str], model: nn.Module) -> Attributes:
-    """Return the trainable parameters that are read in a module's own forward: its own, and those of its containers."""
-    if isinstance(module, _CONTAINERS) and module is not model:
-        return ()
+def _read_by(module: nn.Module, names: Mapping[nn.Parameter, str]) -> Attributes:
+    """Return the trainable parameters that a module's forward reads: its own, and those of parts without a forward."""
     own = module.named_parameters(recurse=False, remove_duplicate=False)
-    found = [(module, attribute, names[parameter]) for attribute, parameter in own if parameter in names]
-    for child in module.children():
-        if isinstance(child, _CONTAINERS):
-            found += _held(child, names)
-    return tuple(found)
-
-
-def _held(container: nn.Module, names: Mapping[nn.Parameter, str]) -> list[tuple[nn.Module, str, str]]:
-    own = container.named_parameters(recurse=False, remove_duplicate=False)
-    found = [(container, attribute, names[parameter]) for attribute, parameter in own if parameter in names]
-    for child in container.children():
-        if isinstance(child, _CONTAINERS):
-            found += _held(child, names)
+    found: Attributes = tuple(
+        (module, attribute, names[parameter]) for attribute, parameter in own if parameter in names
+    )
+    for part in module.children():
+        found += () if _has_forward(part) else _read_by(part, names)
     return found
+
+
+def _has_forward(module: nn.Module) -> bool:
+    """Return whether a module is called; lists and dictionaries of modules or parameters, say, are not."""
+    return type(module).forward is not nn.Module.forward
 
 
 class _Swap:

@@ -92,6 +92,11 @@ def selected(rank: Tensor, index: Tensor, level: Tensor, cut: Tensor) -> Tensor:
     return (rank < level) | ((rank == level) & (index <= cut))
 
 
+def mask_of_rows(rank: Tensor, starts: Tensor, level: Tensor, cut: Tensor) -> Tensor:
+    """Return the mask, bool, of rows with the given ranks [rows, width] and first indices [rows]."""
+    return selected(rank, starts.unsqueeze(1) + torch.arange(rank.size(1), device=rank.device), level, cut)
+
+
 def mask_at(selection: Selection, weight: Tensor, starts: Tensor, compiler: Compiler) -> Tensor:
     """Return the mask of some elements of a weight, bool [rows, width].
 
@@ -103,9 +108,8 @@ def mask_at(selection: Selection, weight: Tensor, starts: Tensor, compiler: Comp
     """
     width = weight.size(1)
     random = noise_at("keys", selection.stream, starts, width, compiler) if selection.score == "random" else None
-    index = starts.unsqueeze(1) + torch.arange(width, device=weight.device)
-    threshold = level(selection, weight.dtype)
-    return selected(ranks(selection.score, weight, random), index, threshold, selection.cut)
+    rank = ranks(selection.score, weight, random)
+    return mask_of_rows(rank, starts, level(selection, weight.dtype), selection.cut)
 
 
 def mask_of(selection: Selection, weight: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from zolightning.perturbation.compiler import Compiler
-from zolightning.perturbation.kernels import chunk_size
+from zolightning.perturbation.motion import chunk_size
 from zolightning.perturbation.noise import TILE, Counters, Stream, counters, gaussian_planes
 from zolightning.perturbation.ranges import range_of
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from zolightning.errors import ConfigurationError
-from zolightning.perturbation.kernels import Rounding
+from zolightning.perturbation.rounding import Rounding
 
 Distribution = Literal["gaussian", "rademacher", "sphere"]
 ProbeMode = Literal["in_forward", "in_place"]

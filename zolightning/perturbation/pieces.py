@@ -9,13 +9,14 @@ import torch
 from torch import Tensor
 
 from zolightning.perturbation.compiler import Compiler
-from zolightning.perturbation.kernels import Motion, stepped, sum_into
+from zolightning.perturbation.kernels import stepped
 from zolightning.perturbation.masks import mask_at
+from zolightning.perturbation.motion import Motion, sum_into
 from zolightning.perturbation.noise import Stream, unit
 from zolightning.perturbation.ranges import BITS, in_order, made
 from zolightning.perturbation.rounding import wide, wide_dtype
 
-# Elements of a piece: a rule may need a few numbers for each of them for a while.
+# Elements of a piece, whole units of every kind of noise: a rule may need a few numbers for each of them for a while.
 _ELEMENTS = 1 << 20
 
 
@@ -58,9 +59,7 @@ class Piece:
         self.weight.copy_(stepped(self.weight, change, self.words))
 
 
-def pieces(
-    name: str, flat: Tensor, motion: Motion, rounding: Stream | None, compiler: Compiler, elements: int = _ELEMENTS
-) -> Iterator[Piece]:
+def in_pieces(name: str, flat: Tensor, motion: Motion, rounding: Stream | None, compiler: Compiler) -> Iterator[Piece]:
     """Yield a parameter in pieces.
 
     Args:
@@ -69,11 +68,10 @@ def pieces(
         motion: the directions and their shares, and the mask.
         rounding: the stream of the rounding lane, or None to round to nearest.
         compiler: runs kernels compiled or eager.
-        elements: of a piece, a multiple of `unit(1)`.
     """
-    buffer = flat.new_empty(min(elements, flat.numel()), dtype=wide_dtype(flat.dtype))
-    for first in range(0, flat.numel(), elements):
-        weight = flat[first : first + elements]
+    buffer = flat.new_empty(min(_ELEMENTS, flat.numel()), dtype=wide_dtype(flat.dtype))
+    for first in range(0, flat.numel(), _ELEMENTS):
+        weight = flat[first : first + _ELEMENTS]
         estimate, start = buffer[: weight.numel()], torch.full((1,), first, dtype=torch.int64, device=flat.device)
         sum_into(estimate, weight, motion, compiler, first)
         chosen = motion.selection

@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from zolightning.perturbation.directions import Directions
-from zolightning.perturbation.kernels import Motion
 from zolightning.perturbation.lazy import LazyWeight
+from zolightning.perturbation.motion import Motion
 from zolightning.perturbation.noise import Stream, unit
 from zolightning.perturbation.rounding import wide, wide_dtype
 from zolightning.perturbation.scratch import Scratch

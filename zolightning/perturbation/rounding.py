@@ -8,9 +8,12 @@ bfloat16 and 9 % of float16 weights that are N(0, 0.02^2), and the rest of the u
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
 from torch import Tensor
+
+Rounding = Literal["stochastic", "nearest"]
 
 _FLOAT32_FRACTION = 23
 _WORD_BITS = 16

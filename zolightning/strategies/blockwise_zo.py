@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from typing_extensions import override
@@ -11,11 +13,16 @@ from zolightning.optim.estimators import Closure
 from zolightning.strategies.base import Card, Strategy
 from zolightning.strategies.zeroth_order import ZerothOrder
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from zolightning.finetuner import FineTuner
+
 
 class BlockwiseZO(Strategy):
     """Any zeroth-order method, block by block: theta_b <- theta_b - lr ghat_b, with directions that move block b alone.
 
-    Block-wise ZO, ZO-Bench, arXiv 2402.11592, section 4 (enhancements). 2q forwards a block; a direction of fewer
+    Block-wise ZO, an enhancement of ZO-Bench, arXiv 2402.11592. 2q forwards a block; a direction of fewer
     dimensions estimates its part of the gradient with less variance. Blocks are found on any model by its structure.
 
     Args:
@@ -61,9 +68,33 @@ class BlockwiseZO(Strategy):
         self.method.check(optimizer, closure)
 
     @override
+    def on_train_start(self, module: FineTuner) -> None:
+        self.method.on_train_start(module)
+
+    @override
+    def training_step(self, optimizer: Optimizer, closure: Closure) -> Tensor:
+        return self.method.training_step(optimizer, closure)
+
+    @override
+    def on_train_batch_end(self, module: FineTuner) -> None:
+        self.method.on_train_batch_end(module)
+
+    @override
+    def on_validation_end(self, module: FineTuner, metrics: Mapping[str, Tensor]) -> None:
+        self.method.on_validation_end(module, metrics)
+
+    @override
     def metrics(self, optimizer: Optimizer) -> dict[str, Tensor]:
         return self.method.metrics(optimizer)
 
     @override
     def skipped(self, optimizer: Optimizer) -> Tensor | None:
         return self.method.skipped(optimizer)
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        return self.method.state_dict()
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.method.load_state_dict(state_dict)
