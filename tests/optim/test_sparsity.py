@@ -1,4 +1,4 @@
-"""Masks in the optimizer: exact, dynamic, stored nowhere, the same in probe and update."""
+"""Masks in the optimizer: exact, the same in probe and update, and stored nowhere if they can be made anew."""
 
 from __future__ import annotations
 
@@ -10,8 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from tests.helpers.models import language_loss, tiny_llama, tokens
+from zolightning.errors import ConfigurationError
 from zolightning.optim import Sparsity, ZerothOrderOptimizer
-from zolightning.perturbation.options import Distribution, EngineOptions
+from zolightning.perturbation.masks import Score, mask_of
+from zolightning.perturbation.options import Distribution, EngineOptions, ProbeMode
+from zolightning.strategies import ZOSGD
 
 
 @pytest.mark.usefixtures("both_paths")
@@ -73,7 +76,103 @@ def test_a_tensor_of_zeros_has_no_magnitudes_and_is_dense() -> None:
         assert (model.weight != before).float().mean() > 0.99
 
 
-@pytest.mark.parametrize("changed", [Sparsity(0.5), Sparsity(0.2, "large"), Sparsity(0.2, "random"), None])
+def moved_by_a_step(optimizer: ZerothOrderOptimizer, model: nn.Module, batch: Tensor) -> dict[str, Tensor]:
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    optimizer.step(lambda: language_loss(model, batch))
+    return {name: p != before[name] for name, p in model.named_parameters() if p.ndim > 1}
+
+
+@pytest.mark.usefixtures("both_paths")
+@pytest.mark.parametrize("distribution", ["gaussian", "rademacher"])
+@pytest.mark.parametrize("probe", ["in_forward", "in_place"])
+def test_snip_keeps_what_the_loss_is_most_sensitive_to(probe: ProbeMode, distribution: Distribution) -> None:
+    model, batch = tiny_llama(torch.float64), tokens()
+    torch.autograd.backward(language_loss(model, batch))
+    parameters = {name: p for name, p in model.named_parameters() if p.ndim > 1}
+    saliency = {name: (p.grad * p).abs().detach() for name, p in parameters.items() if p.grad is not None}
+    model.zero_grad()
+    optimizer = ZerothOrderOptimizer(
+        model, lr=1e-2, eps=1e-3, sparsity=Sparsity(0.3, "snip"), engine=EngineOptions(distribution, probe)
+    )
+    moved = [moved_by_a_step(optimizer, model, batch) for _ in range(2)]
+    assert all(p.grad is None for p in model.parameters()), "the gradient is gone"
+    for name, values in saliency.items():
+        count = round(0.3 * values.numel())
+        selection = optimizer.engine.selections[name]
+        mask = mask_of(selection, parameters[name].detach().flatten()).view(values.shape)
+        assert int(mask.sum()) == count
+        assert values[mask].min() >= values[~mask].max()
+        if distribution == "rademacher" and probe == "in_forward":
+            assert torch.equal(moved[0][name], mask), "it holds from the first step on"
+            assert torch.equal(moved[1][name], mask)
+
+
+@pytest.mark.parametrize("score", ["random", "magnitude", "snip"])
+def test_a_mask_is_picked_anew_when_it_is_due(score: Score) -> None:
+    model, batch = tiny_llama(), tokens()
+    sparsity = Sparsity(0.3, score, resample_every=3)
+    optimizer = ZerothOrderOptimizer(
+        model, lr=0.3, eps=1e-3, sparsity=sparsity, engine=EngineOptions(distribution="rademacher")
+    )
+    name, kept = "model.layers.0.mlp.up_proj.weight", []
+    for _ in range(7):
+        moved = moved_by_a_step(optimizer, model, batch)[name]
+        assert int(moved.sum()) <= round(0.3 * moved.numel())
+        state = optimizer.state[optimizer.engine.parameters[name]]
+        kept.append((moved, state["threshold"].clone()))
+    for step in (0, 1, 3, 4):
+        assert torch.equal(kept[step][1], kept[step + 1][1])
+        if score == "random":
+            assert torch.equal(kept[step][0], kept[step + 1][0])
+    overlap = (kept[0][0] & kept[3][0]).sum() / kept[0][0].sum()
+    if score == "random":
+        assert 0.2 < overlap < 0.4, "another mask, of which three tenths are the same by chance"
+    if score == "magnitude":
+        assert not torch.equal(kept[2][1], kept[3][1]), "the weights have moved, and the threshold with them"
+
+
+@pytest.mark.parametrize("score", ["random", "magnitude", "snip"])
+@pytest.mark.parametrize("steps", [2, 3, 4])
+def test_a_resumed_run_has_the_masks_of_the_run(score: Score, steps: int) -> None:
+    whole, parts, batch = tiny_llama(), tiny_llama(), tokens()
+    settings: dict[str, Any] = {"lr": 0.1, "eps": 1e-3, "sparsity": Sparsity(0.3, score, resample_every=3)}
+    run, first = (ZerothOrderOptimizer(model, seed=4, **settings) for model in (whole, parts))
+    for _ in range(7):
+        run.step(lambda: language_loss(whole, batch))
+    for _ in range(steps):
+        first.step(lambda: language_loss(parts, batch))
+    resumed = ZerothOrderOptimizer(parts, seed=0, **settings)
+    resumed.load_state_dict(copy.deepcopy(first.state_dict()))
+    for _ in range(7 - steps):
+        resumed.step(lambda: language_loss(parts, batch))
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), parts.parameters(), strict=True))
+
+
+def test_snip_without_a_gradient_is_refused() -> None:
+    model, batch = tiny_llama(), tokens()
+    optimizer = ZerothOrderOptimizer(model, lr=0.1, eps=1e-3, sparsity=Sparsity(0.3, "snip"))
+    with pytest.raises(ConfigurationError, match="gradient"):
+        optimizer.step(lambda: language_loss(model, batch).detach())
+
+
+@pytest.mark.parametrize(
+    ("settings", "needed"),
+    [
+        ({"sparsity": 0.5}, "set mask"),
+        ({"resample_every": 5}, "set mask"),
+        ({"mask": "random"}, "needs sparsity"),
+        ({"mask": "random", "sparsity": 1.0}, r"in \[0, 1\)"),
+        ({"mask": "random", "sparsity": 0.5, "resample_every": 0}, "resample_every"),
+    ],
+)
+def test_a_recipe_s_mask_is_whole(settings: dict[str, Any], needed: str) -> None:
+    with pytest.raises(ConfigurationError, match=needed):
+        ZOSGD(1e-3, 1e-3, **settings)
+
+
+@pytest.mark.parametrize(
+    "changed", [Sparsity(0.5), Sparsity(0.2, "large"), Sparsity(0.2, "random"), Sparsity(0.2, resample_every=5), None]
+)
 def test_the_recipes_mask_wins_over_the_checkpoints(changed: Sparsity | None) -> None:
     model = tiny_llama()
     state = copy.deepcopy(ZerothOrderOptimizer(model, lr=0.0, eps=1e-3, sparsity=Sparsity(0.2)).state_dict())

@@ -121,7 +121,7 @@ def test_outside_of_a_mask_nothing_moves(name: str) -> None:
     ours, theirs, batch = tiny_llama(torch.float64), tiny_llama(torch.float64), tokens()
     kept: State = {}
     strategy = kind(LR, EPS, weight_decay=DECAY, **own)
-    strategy.sparsity = Sparsity(0.4)
+    strategy.sparse = Sparsity(0.4)
     optimizer = configured(strategy, ours)
     matrices = {name: p for name, p in theirs.named_parameters() if p.ndim > 1}
     levels = {n: p.detach().abs().flatten().sort().values[round(0.4 * p.numel()) - 1] for n, p in matrices.items()}

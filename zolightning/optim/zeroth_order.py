@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import astuple, replace
+from dataclasses import astuple
 from typing import Any
 
 import torch
@@ -18,17 +18,17 @@ from zolightning.optim.blocks import Block, Blocks, partition
 from zolightning.optim.estimators import Closure, Estimate, Estimator, joined, two_sided
 from zolightning.optim.groups import decay_groups
 from zolightning.optim.guard import SkipGuard
+from zolightning.optim.masking import KEYS, Masking
 from zolightning.optim.sparsity import Sparsity
 from zolightning.optim.updates import Linear, Update
 from zolightning.perturbation.engine import Engine, Step
-from zolightning.perturbation.noise import LAYOUT_VERSION, Lane, Stream
+from zolightning.perturbation.noise import LAYOUT_VERSION, Stream
 from zolightning.perturbation.options import DEFAULT, EngineOptions
 from zolightning.perturbation.phases import phase
 from zolightning.perturbation.self_check import self_check
 
 log = logging.getLogger(__name__)
 
-_THRESHOLDS = ("threshold", "cut")
 LINEAR = Linear()
 
 
@@ -72,10 +72,10 @@ class ZerothOrderOptimizer(Optimizer):
         engine: EngineOptions = DEFAULT,
     ) -> None:
         check_hyperparameters(lr=lr, eps=eps, num_queries=num_queries, weight_decay=weight_decay)
-        if engine.probe == "in_place" and sparsity is not None and sparsity.score != "random":
+        if engine.probe == "in_place" and sparsity is not None and sparsity.moves_with_weights:
             raise ConfigurationError(
                 "engine.probe: in_place moves the weights that a mask by magnitude is made from, so that probe and "
-                "update would differ: use engine.probe: in_forward, or mask: random"
+                "update would differ: use engine.probe: in_forward, or mask: random or snip"
             )
         super().__init__(decay_groups(model.parameters(), weight_decay), {"lr": lr, "eps": eps})
         for group in self.param_groups:
@@ -98,7 +98,7 @@ class ZerothOrderOptimizer(Optimizer):
             state = self.state[parameter]
             state["step"] = torch.zeros((), dtype=torch.int64)
             state.update(update.state(parameter))
-        self._select()
+        self._masking = None if sparsity is None else Masking(self, sparsity)
         self.register_state_dict_pre_hook(_write_steps)
 
     @property
@@ -138,6 +138,8 @@ class ZerothOrderOptimizer(Optimizer):
         if not self._checked:
             self.check(closure)
         self.engine.begin_step()
+        if self._masking is not None:
+            self._masking.pick_if_due(closure)
         try:
             estimate = self._step_all(closure) if self._plan is None else self._step_blocks(closure, self._plan)
         finally:
@@ -239,14 +241,13 @@ class ZerothOrderOptimizer(Optimizer):
         if changed:
             log.warning("The mask %s of the checkpoint is replaced by %s", self.param_groups[0]["sparsity"], recipe)
             self.param_groups[0]["sparsity"] = recipe
-            self._select()
-            return
-        for name, selection in self.engine.selections.items():
-            state = self.state[self.engine.parameters[name]]
-            stream = replace(selection.stream, seed=self.seed)
-            self.engine.selections[name] = replace(
-                selection, threshold=state["threshold"], cut=state["cut"], stream=stream
-            )
+            for state in self.state.values():
+                for key in KEYS:
+                    state.pop(key, None)
+            self.engine.selections.clear()
+            self._masking = None if self.sparsity is None else Masking(self, self.sparsity)
+        elif self._masking is not None:
+            self._masking.restore()
 
     def _restore_exactly(self, state_dict: dict[str, Any]) -> None:
         """Restore states as they are: torch casts them to the parameters' dtype, which would round them."""
@@ -255,19 +256,6 @@ class ZerothOrderOptimizer(Optimizer):
                 for key, kept in state_dict["state"][index].items():
                     if key != "step":
                         self.state[parameter][key] = kept.detach().clone().to(parameter.device)
-
-    def _select(self) -> None:
-        """Find every parameter's mask from the weights as they are now."""
-        self.engine.selections.clear()
-        for name, parameter in self.engine.parameters.items():
-            state = self.state[parameter]
-            for key in _THRESHOLDS:
-                state.pop(key, None)
-            stream = self.engine.stream(name, Stream(self.seed, parameter=0, step=0, lane=Lane.MASK))
-            selection = None if self.sparsity is None else self.sparsity.select(parameter, stream)
-            if selection is not None:
-                self.engine.selections[name] = selection
-                state.update(threshold=selection.threshold, cut=selection.cut)
 
 
 def check_hyperparameters(*, lr: float, eps: float, num_queries: int = 1, weight_decay: float = 0.0) -> None:

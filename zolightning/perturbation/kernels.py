@@ -17,20 +17,20 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from zolightning.perturbation.masks import Score, mask_of_rows, ranks, selected
+from zolightning.perturbation.masks import NUMBERS, Score, mask_of_rows, ranks, selected
 from zolightning.perturbation.noise import Counters, field_plane, gaussian_planes, signed, signs, word_planes
 from zolightning.perturbation.ranges import BITS, Kind, placed
 from zolightning.perturbation.rounding import stochastic_round, wide
 
 Planes = Sequence[Tensor]
-# The random numbers of some elements: the counters that make those of whole tiles, or what was made for rows.
+# The numbers of some elements: the counters that make those of whole tiles, or what was made for rows, or was kept.
 Noise = Counters | Tensor
 TileKernel = Callable[[Any, Planes, "Moving"], None]
 RowKernel = Callable[[Tensor, Tensor, Tensor, "Moving"], None]
 
 
 class Mask(NamedTuple):
-    """A selection as a kernel takes it: with the index of each row's or tile's first element, and words if random."""
+    """A selection as a kernel takes it: with the index of each row's or tile's first element, and numbers if any."""
 
     score: Score
     level: Tensor
@@ -90,8 +90,8 @@ def _row_changes(rows: Tensor, starts: Tensor, moving: Moving) -> Tensor:
     mask = None
     if moving.mask is not None:
         score, level, cut, _, random = moving.mask
-        keys = None if random is None else _row_numbers("keys", random, starts, rows)
-        mask = mask_of_rows(ranks(score, rows, keys), starts, level, cut)
+        numbers = None if random is None else _row_numbers(NUMBERS[score], random, starts, rows)
+        mask = mask_of_rows(ranks(score, rows, numbers), starts, level, cut)
     zs = [_row_numbers(moving.kind, words, starts, rows) for words in moving.directions]
     return _change(rows, moving.coefficients[0].unbind(), zs, moving.decay, mask)
 
@@ -144,8 +144,9 @@ def _mask_planes(mask: Mask | None, weights: Planes) -> Sequence[Tensor | None]:
     if mask is None:
         return (None,) * 4
     random: Sequence[Tensor | None] = (None,) * 4
-    if mask.random is not None:
-        assert isinstance(mask.random, Counters)
+    if isinstance(mask.random, Tensor):
+        random = [signs(field_plane(word, 1, weights[0].size(0))) for word in mask.random.unbind(1)]
+    elif mask.random is not None:
         random = word_planes(mask.random)
     index = mask.starts.unsqueeze(1) + torch.arange(weights[0].size(1), device=weights[0].device)
     return [

@@ -1,7 +1,8 @@
 """Masks as functions of the weight: an element is selected if its integer key is at most a threshold.
 
 Nothing of a weight's size is stored: a mask is two integers per tensor, and is made anew from the true weights wherever
-it is needed (Sparse-MeZO's "computing the mask in the forward pass", arXiv 2402.15751, section 3.4).
+it is needed (Sparse-MeZO's "computing the mask in the forward pass", arXiv 2402.15751, section 3.4). Only a mask by
+what is gone when it is needed, as gradients are, is kept: one bit a weight.
 """
 
 from __future__ import annotations
@@ -13,12 +14,16 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from zolightning.perturbation.bits import bits_of_rows, packed
 from zolightning.perturbation.compiler import Compiler
 from zolightning.perturbation.noise import Stream
-from zolightning.perturbation.ranges import noise_at, range_of
+from zolightning.perturbation.ranges import Kind, placed, range_of, words_for
 from zolightning.perturbation.rounding import wide, wide_dtype
 
-Score = Literal["magnitude", "large", "random"]
+Score = Literal["magnitude", "large", "random", "snip"]
+
+# What the numbers of masks that go by no magnitude are made as; a kept bit is a sign, that of a selected element minus.
+NUMBERS: dict[Score, Kind] = {"random": "keys", "snip": "signs"}
 
 _DIGIT_BITS = 16
 _CHUNK = 1 << 20
@@ -36,16 +41,24 @@ class Selection:
     clause breaks ties, which half-precision weights have in plenty, so that the selected fraction is exact.
 
     Args:
-        score: what the key is: the magnitude, its reverse, or a random word.
+        score: what the key is: the magnitude, its reverse, a random word, or for `snip` a kept bit.
         threshold: int64 [].
         cut: int64 [].
         stream: where random keys come from.
+        bits: for `snip`, see `zolightning.perturbation.bits`.
     """
 
     score: Score
     threshold: Tensor
     cut: Tensor
     stream: Stream
+    bits: Tensor | None = None
+
+
+def kept(mask: Tensor, stream: Stream) -> Selection:
+    """Return the selection that is a mask, bool [n], and stays it whatever becomes of the weights."""
+    numbers = torch.tensor([0, -1], dtype=torch.int64, device=mask.device)
+    return Selection("snip", numbers[0], numbers[1], stream, packed(mask))
 
 
 def keys(score: Score, weight: Tensor, random: Tensor | None) -> Tensor:
@@ -69,7 +82,7 @@ def keys(score: Score, weight: Tensor, random: Tensor | None) -> Tensor:
 
 def ranks(score: Score, weight: Tensor, random: Tensor | None) -> Tensor:
     """Return numbers in the order of the `keys`: magnitudes themselves, since a compiled loop reads no float's bits."""
-    if score == "random":
+    if score in NUMBERS:
         assert random is not None
         return random
     magnitude = wide(weight).abs()
@@ -78,7 +91,7 @@ def ranks(score: Score, weight: Tensor, random: Tensor | None) -> Tensor:
 
 def level(selection: Selection, dtype: torch.dtype) -> Tensor:
     """Return the rank of a selection's threshold [], for weights of a dtype."""
-    if selection.score == "random":
+    if selection.score in NUMBERS:
         return selection.threshold
     integer, bits = _INTEGER[wide_dtype(dtype)]
     large = selection.score == "large"
@@ -97,6 +110,13 @@ def mask_of_rows(rank: Tensor, starts: Tensor, level: Tensor, cut: Tensor) -> Te
     return selected(rank, starts.unsqueeze(1) + torch.arange(rank.size(1), device=rank.device), level, cut)
 
 
+def words_of_rows(selection: Selection, starts: Tensor, width: int, compiler: Compiler) -> Tensor:
+    """Return what the numbers of rows are made from, for a selection by numbers [rows * units a row, 4, 16]."""
+    if selection.bits is not None:
+        return bits_of_rows(selection.bits, starts, width)
+    return words_for(NUMBERS[selection.score], selection.stream, starts, width, compiler)
+
+
 def mask_at(selection: Selection, weight: Tensor, starts: Tensor, compiler: Compiler) -> Tensor:
     """Return the mask of some elements of a weight, bool [rows, width].
 
@@ -106,9 +126,11 @@ def mask_at(selection: Selection, weight: Tensor, starts: Tensor, compiler: Comp
         starts: the index of each row's first element, int64 [rows].
         compiler: runs the generator compiled or eager.
     """
-    width = weight.size(1)
-    random = noise_at("keys", selection.stream, starts, width, compiler) if selection.score == "random" else None
-    rank = ranks(selection.score, weight, random)
+    numbers, width = None, weight.size(1)
+    if selection.score in NUMBERS:
+        words = words_of_rows(selection, starts, width, compiler)
+        numbers = placed(NUMBERS[selection.score], words, starts, width)
+    rank = ranks(selection.score, weight, numbers)
     return mask_of_rows(rank, starts, level(selection, weight.dtype), selection.cut)
 
 
@@ -148,7 +170,7 @@ def select_smallest(score: Score, weight: Tensor, count: int, stream: Stream) ->
 
 def ranks_by_zero(selection: Selection, weight: Tensor) -> bool:
     """Return whether a selection by magnitude ends at a magnitude of zero."""
-    if selection.score == "random":
+    if selection.score in NUMBERS:
         return False
     zero = keys(selection.score, torch.zeros(1, dtype=weight.dtype), None)
     return int(selection.threshold) == int(zero)

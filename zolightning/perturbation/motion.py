@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
+from zolightning.perturbation.bits import bits_of_rows, bits_of_tiles
 from zolightning.perturbation.compiler import Compiler
 from zolightning.perturbation.kernels import (
     Mask,
@@ -21,7 +22,7 @@ from zolightning.perturbation.kernels import (
     sum_rows,
     sum_tiles,
 )
-from zolightning.perturbation.masks import Selection, level
+from zolightning.perturbation.masks import NUMBERS, Selection, level
 from zolightning.perturbation.noise import TILE, Counters, Stream, counters, firsts, unit
 from zolightning.perturbation.ranges import BITS, Kind, words_for
 
@@ -104,10 +105,9 @@ def _run(
 ) -> None:
     """Run a kernel on whole tiles, chunk by chunk, and its like for rows on the rest."""
     for start, stop in _chunks(weight):
-        tiles, begin = (stop - start) // TILE, (first + start) // TILE
-        starts = None if motion.selection is None else firsts(weight.device, tiles, begin)
-        moving = _moving(motion, weight.dtype, starts, partial(_serving, weight.device, tiles, begin))
+        tiles = _Tiles(weight.device, (first + start) // TILE, (stop - start) // TILE)
         planes = None if out is None else _planes(out[start:stop])
+        moving = _moving(motion, weight.dtype, tiles)
         compiler.run(kernels[0], (stop - start) // unit(1), planes, _planes(weight[start:stop]), moving)
     if tail := weight.numel() % TILE:
         starts = torch.full((1,), first + weight.numel() - tail, dtype=torch.int64, device=weight.device)
@@ -116,22 +116,71 @@ def _run(
 
 
 def _run_rows(kernel: RowKernel, out: Tensor, rows: Tensor, starts: Tensor, motion: Motion, compiler: Compiler) -> None:
-    def words(kind: Kind, stream: Stream) -> Tensor:
-        return words_for(kind, stream, starts, rows.size(1), compiler)
-
-    compiler.run(kernel, rows.size(0), out, rows, starts, _moving(motion, rows.dtype, starts, words))
+    elements = _Rows(starts, rows.size(1), compiler)
+    compiler.run(kernel, rows.size(0), out, rows, starts, _moving(motion, rows.dtype, elements))
 
 
-def _moving(
-    motion: Motion, dtype: torch.dtype, starts: Tensor | None, noise: Callable[[Kind, Stream], Noise]
-) -> Moving:
+class _Elements(Protocol):
+    """Where in a parameter a kernel works, as what makes the numbers of its elements."""
+
+    @property
+    def starts(self) -> Tensor:
+        """The index of the first element of each tile or row, int64 [n]."""
+
+    def noise(self, kind: Kind, stream: Stream) -> Noise:
+        """Return what noise is made from."""
+
+    def kept(self, bits: Tensor) -> Tensor:
+        """Return the bits of a mask that is kept."""
+
+
+@dataclass(frozen=True)
+class _Tiles:
+    """Whole tiles, from one on with which a unit of every kind begins."""
+
+    device: torch.device
+    first: int
+    count: int
+
+    @property
+    def starts(self) -> Tensor:
+        return firsts(self.device, self.count, self.first)
+
+    def noise(self, kind: Kind, stream: Stream) -> Counters:
+        share = unit(BITS[kind]) // TILE
+        # One more than there are whole units of tiles, so that compiled code need not know whether the last is whole.
+        count = self.count if share == 1 else self.count // share + 1
+        return counters(stream, self.device, count, self.first // share)
+
+    def kept(self, bits: Tensor) -> Tensor:
+        return bits_of_tiles(bits, self.first, self.count)
+
+
+class _Rows(NamedTuple):
+    """Rows that begin anywhere."""
+
+    starts: Tensor
+    width: int
+    compiler: Compiler
+
+    def noise(self, kind: Kind, stream: Stream) -> Tensor:
+        return words_for(kind, stream, self.starts, self.width, self.compiler)
+
+    def kept(self, bits: Tensor) -> Tensor:
+        return bits_of_rows(bits, self.starts, self.width)
+
+
+def _moving(motion: Motion, dtype: torch.dtype, elements: _Elements) -> Moving:
     chosen, mask = motion.selection, None
     if chosen is not None:
-        assert starts is not None
-        random = noise("keys", chosen.stream) if chosen.score == "random" else None
-        mask = Mask(chosen.score, level(chosen, dtype), chosen.cut, starts, random)
-    directions = [noise(motion.kind, stream) for stream in motion.streams]
-    rounding = None if motion.rounding is None else noise("halves", motion.rounding)
+        numbers: Noise | None = None
+        if chosen.bits is not None:
+            numbers = elements.kept(chosen.bits)
+        elif chosen.score in NUMBERS:
+            numbers = elements.noise(NUMBERS[chosen.score], chosen.stream)
+        mask = Mask(chosen.score, level(chosen, dtype), chosen.cut, elements.starts, numbers)
+    directions = [elements.noise(motion.kind, stream) for stream in motion.streams]
+    rounding = None if motion.rounding is None else elements.noise("halves", motion.rounding)
     return Moving(motion.kind, directions, motion.coefficients.unsqueeze(0), motion.decay, mask, rounding)
 
 
@@ -149,10 +198,3 @@ def _chunks(weight: Tensor) -> Iterator[tuple[int, int]]:
 
 def _planes(flat: Tensor) -> tuple[Tensor, ...]:
     return flat.view(-1, 4, TILE // 4).unbind(1)
-
-
-def _serving(device: torch.device, tiles: int, first: int, kind: Kind, stream: Stream) -> Counters:
-    """Return the counters that serve some tiles, from a tile on with which a unit begins."""
-    share = unit(BITS[kind]) // TILE
-    # One more than there are whole units of tiles, so that compiled code need not know whether the last one is whole.
-    return counters(stream, device, tiles if share == 1 else tiles // share + 1, first // share)

@@ -36,9 +36,14 @@ def noise_at(kind: Kind, stream: Stream, starts: Tensor, width: int, compiler: C
 
 def words_for(kind: Kind, stream: Stream, starts: Tensor, width: int, compiler: Compiler) -> Tensor:
     """Return what the generator makes for all units that hold elements wanted, [rows * units a row, 4, 16]."""
+    return made(kind, stream, unit_numbers(kind, starts, width), None, compiler)
+
+
+def unit_numbers(kind: Kind, starts: Tensor, width: int) -> Tensor:
+    """Return the numbers of all units that hold elements wanted, int64 [rows * units a row]."""
     size = unit(BITS[kind])
     numbers = (starts >> _shift(size)).unsqueeze(1) + torch.arange(_span(width, size), device=starts.device)
-    return made(kind, stream, numbers.reshape(-1), None, compiler)
+    return numbers.reshape(-1)
 
 
 def placed(kind: Kind, words: Tensor, starts: Tensor, width: int) -> Tensor:

@@ -27,11 +27,13 @@ class SparseMeZO(ZOSGD):
         lr: learning rate; sparse directions bear a larger one than MeZO's.
         eps: smoothing parameter; 1e-3 is usual.
         keep_ratio: the fraction of each weight tensor that is perturbed, in (0, 1].
-        mask: which weights: `magnitude` the small ones, `random` random ones (the paper's R-MeZO), `large` the large.
+        mask: which weights: `magnitude` the small ones, `random` random ones (the paper's R-MeZO), `large` the large,
+            `snip` those of the largest |theta df/dtheta|.
         mask_vectors: whether biases and norms are masked too.
         num_queries: directions a step; the estimate is their mean.
         weight_decay: decoupled weight decay of the selected weights; biases and norms are exempt.
         estimator: `two_sided` differences, of 2q forwards, or `one_sided`, of q + 1.
+        resample_every: steps after which the thresholds are found anew; null, as in the paper, for never.
         engine: how directions are drawn, weights probed and updates rounded; see `EngineOptions`.
 
     Raises:
@@ -56,7 +58,8 @@ class SparseMeZO(ZOSGD):
         num_queries: int = 1,
         weight_decay: float = 0.0,
         estimator: Sides = "two_sided",
+        resample_every: int | None = None,
         engine: EngineOptions = DEFAULT,
     ) -> None:
-        super().__init__(lr, eps, num_queries, weight_decay, estimator, engine)
-        self.sparsity = Sparsity(keep_ratio, mask, mask_vectors)
+        super().__init__(lr, eps, num_queries, weight_decay, estimator, engine=engine)
+        self.sparse = Sparsity(keep_ratio, mask, mask_vectors, resample_every)

@@ -8,9 +8,10 @@ from typing_extensions import override
 
 from zolightning.optim.blocks import Blocks
 from zolightning.optim.estimators import ESTIMATORS, Closure, Sides
-from zolightning.optim.sparsity import Sparsity
+from zolightning.optim.sparsity import sparsity_of
 from zolightning.optim.updates import Linear, Update
 from zolightning.optim.zeroth_order import ZerothOrderOptimizer, check_hyperparameters
+from zolightning.perturbation.masks import Score
 from zolightning.perturbation.options import DEFAULT, EngineOptions
 from zolightning.strategies.base import Strategy
 
@@ -27,6 +28,10 @@ class ZerothOrder(Strategy):
         num_queries: directions a step; the estimate is their mean.
         weight_decay: decoupled weight decay; biases and norms are exempt.
         estimator: `two_sided` differences, of 2q forwards, or `one_sided`, of q + 1.
+        mask: which weights are perturbed and updated: `random` ones, small ones (`magnitude`), `large` ones, or
+            those of the largest |theta df/dtheta| (`snip`); null for all.
+        sparsity: with a mask, the fraction of each weight tensor that stays still, in [0, 1).
+        resample_every: steps after which a mask is picked anew; null for never.
         engine: how directions are drawn, weights probed and updates rounded; see `EngineOptions`.
 
     Raises:
@@ -40,6 +45,9 @@ class ZerothOrder(Strategy):
         num_queries: int = 1,
         weight_decay: float = 0.0,
         estimator: Sides = "two_sided",
+        mask: Score | None = None,
+        sparsity: float | None = None,
+        resample_every: int | None = None,
         engine: EngineOptions = DEFAULT,
     ) -> None:
         check_hyperparameters(lr=lr, eps=eps, num_queries=num_queries, weight_decay=weight_decay)
@@ -49,7 +57,7 @@ class ZerothOrder(Strategy):
         self.weight_decay = weight_decay
         self.estimator = estimator
         self.engine = engine
-        self.sparsity: Sparsity | None = None
+        self.sparse = sparsity_of(mask, sparsity, resample_every)
         self.blocks: Blocks | None = None
 
     def update(self) -> Update:
@@ -65,7 +73,7 @@ class ZerothOrder(Strategy):
             num_queries=self.num_queries,
             weight_decay=self.weight_decay,
             seed=seed,
-            sparsity=self.sparsity,
+            sparsity=self.sparse,
             estimator=ESTIMATORS[self.estimator],
             update=self.update(),
             blocks=self.blocks,

@@ -7,6 +7,7 @@ from typing_extensions import override
 from zolightning.optim.estimators import Sides
 from zolightning.optim.rules import Momentum
 from zolightning.optim.updates import Elementwise, Update
+from zolightning.perturbation.masks import Score
 from zolightning.perturbation.options import DEFAULT, EngineOptions
 from zolightning.strategies.base import Card
 from zolightning.strategies.zeroth_order import ZerothOrder
@@ -25,6 +26,10 @@ class ZOSGDMomentum(ZerothOrder):
         num_queries: directions a step; the estimate is their mean.
         weight_decay: decoupled weight decay; biases and norms are exempt.
         estimator: `two_sided` differences, of 2q forwards, or `one_sided`, of q + 1.
+        mask: which weights are perturbed and updated: `random` ones, small ones (`magnitude`), `large` ones, or
+            those of the largest |theta df/dtheta| (`snip`); null for all.
+        sparsity: with a mask, the fraction of each weight tensor that stays still, in [0, 1).
+        resample_every: steps after which a mask is picked anew; null for never.
         engine: how directions are drawn, weights probed and updates rounded; see `EngineOptions`.
 
     Raises:
@@ -47,9 +52,12 @@ class ZOSGDMomentum(ZerothOrder):
         num_queries: int = 1,
         weight_decay: float = 0.0,
         estimator: Sides = "two_sided",
+        mask: Score | None = None,
+        sparsity: float | None = None,
+        resample_every: int | None = None,
         engine: EngineOptions = DEFAULT,
     ) -> None:
-        super().__init__(lr, eps, num_queries, weight_decay, estimator, engine)
+        super().__init__(lr, eps, num_queries, weight_decay, estimator, mask, sparsity, resample_every, engine)
         self.rule = Momentum(momentum)
 
     @override
