@@ -44,5 +44,7 @@ class BatchLoss:
             loss = share * self._task.loss(self._model, part)
             if torch.is_grad_enabled() and loss.requires_grad:
                 loss.backward()  # type: ignore[no-untyped-call]
-            losses.append(loss.detach())
+                loss = loss.detach()
+            # One that is differentiated forward keeps its tangent.
+            losses.append(loss)
         return torch.stack(losses).sum()

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM
 
 SIZES = {
     "vocab_size": 61,
@@ -36,6 +36,29 @@ FAMILIES: dict[str, dict[str, Any]] = {
 }
 
 
+# Grouped products of bfloat16 matrices want rows of a multiple of 16 bytes.
+MIXTURE = SIZES | {"moe_intermediate_size": 16, "num_local_experts": 4, "num_experts": 4, "num_experts_per_tok": 2}
+_EXTRA: dict[str, dict[str, Any]] = {
+    "mixtral": MIXTURE | {"sliding_window": None},
+    "qwen3_moe": MIXTURE,
+    "roberta": {"vocab_size": 61, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2}
+    | {"num_attention_heads": 4, "max_position_embeddings": 66, "pad_token_id": 1},
+}
+PROBED = (
+    "opt",
+    "llama",
+    "mistral",
+    "gpt2",
+    "roberta",
+    "qwen3",
+    "gemma3_text",
+    "phi",
+    "mixtral",
+    "qwen3_moe",
+    "gpt_neox",
+)
+
+
 def tiny(family: str, dtype: torch.dtype = torch.float64, **settings: Any) -> nn.Module:
     """Return a model in evaluation mode, with random weights from a fixed seed; `settings` are its configuration's."""
     torch.manual_seed(0)
@@ -47,3 +70,16 @@ def tiny(family: str, dtype: torch.dtype = torch.float64, **settings: Any) -> nn
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter), alpha=0.3)
     return model
+
+
+def build(family: str, dtype: torch.dtype) -> nn.Module:
+    """Return a tiny model of a family in evaluation mode, with random weights from a fixed seed."""
+    if family != "roberta":
+        return tiny(family, dtype, **_EXTRA.get(family, {}))
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(family, **_EXTRA[family])
+    model: nn.Module = AutoModelForMaskedLM.from_config(config)  # type: ignore[no-untyped-call]
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter), alpha=0.3)
+    return model.to(dtype).eval()

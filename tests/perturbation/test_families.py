@@ -8,9 +8,8 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForMaskedLM
 
-from tests.helpers.families import SIZES, tiny
+from tests.helpers.families import PROBED, build, tiny
 from tests.helpers.models import tokens
 from tests.helpers.reference import direction, materialised
 from zolightning.perturbation import bundle, probe
@@ -18,43 +17,9 @@ from zolightning.perturbation.engine import Engine
 from zolightning.perturbation.noise import Stream
 from zolightning.perturbation.options import Distribution, EngineOptions
 
-# Grouped products of bfloat16 matrices want rows of a multiple of 16 bytes.
-MIXTURE = SIZES | {"moe_intermediate_size": 16, "num_local_experts": 4, "num_experts": 4, "num_experts_per_tok": 2}
-EXTRA: dict[str, dict[str, Any]] = {
-    "mixtral": MIXTURE | {"sliding_window": None},
-    "qwen3_moe": MIXTURE,
-    "roberta": {"vocab_size": 61, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2}
-    | {"num_attention_heads": 4, "max_position_embeddings": 66, "pad_token_id": 1},
-}
-FAMILIES = (
-    "opt",
-    "llama",
-    "mistral",
-    "gpt2",
-    "roberta",
-    "qwen3",
-    "gemma3_text",
-    "phi",
-    "mixtral",
-    "qwen3_moe",
-    "gpt_neox",
-)
 PLACE = Stream(seed=3, parameter=0, step=5, query=1)
 # A weight moves by a multiple of its size, so that no perturbation rounds away and none goes unseen.
 SCALE = 0.25
-
-
-def build(family: str, dtype: torch.dtype) -> nn.Module:
-    """Return a tiny model of a family in evaluation mode, with random weights from a fixed seed."""
-    if family != "roberta":
-        return tiny(family, dtype, **EXTRA.get(family, {}))
-    torch.manual_seed(0)
-    config = AutoConfig.for_model(family, **EXTRA[family])
-    model: nn.Module = AutoModelForMaskedLM.from_config(config)  # type: ignore[no-untyped-call]
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter), alpha=0.3)
-    return model.to(dtype).eval()
 
 
 @torch.no_grad()
@@ -72,7 +37,7 @@ def probed(engine: Engine, model: nn.Module, batch: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("limit", [bundle.LIMIT, 0], ids=["together", "one by one"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", PROBED)
 def test_a_probe_equals_a_really_perturbed_copy_bit_for_bit(
     family: str, dtype: torch.dtype, limit: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -123,7 +88,7 @@ def test_row_chunks_change_the_last_bits_at_most(family: str, monkeypatch: pytes
     engine = Engine(model)
     whole = probed(engine, model, batch)
     monkeypatch.setattr(probe, "SCRATCH_BYTES", 1)
-    assert probe._rows_at_once(64, 8) == 32
+    assert probe.rows_at_once(64, 8) == 32
     torch.testing.assert_close(probed(engine, model, batch), whole, rtol=0, atol=1e-6)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from zolightning.optim.blocks import Blocks
-from zolightning.optim.estimators import Estimate, one_sided, two_sided
+from zolightning.optim.estimators import Estimate, forward_mode, one_sided, two_sided
 from zolightning.optim.first_order import BackpropAdamW, BackpropSGD
 from zolightning.optim.rules import Adam, Momentum, Rule, Sign
 from zolightning.optim.sparsity import Sparsity
@@ -26,6 +26,7 @@ __all__ = (
     "Sparsity",
     "Update",
     "ZerothOrderOptimizer",
+    "forward_mode",
     "one_sided",
     "two_sided",
 )

@@ -5,17 +5,30 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
+from zolightning.errors import ConfigurationError
 from zolightning.perturbation.rounding import wide
 
 Closure = Callable[[], Tensor]
-Probe = Callable[[int, float], AbstractContextManager[None]]
-# Of probe, closure, smoothing parameter and number of queries.
-Estimator = Callable[[Probe, Closure, float, int], "Estimate"]
+
+
+class Prober(Protocol):
+    """What an estimator asks of an optimizer."""
+
+    def probe(self, query: int, scale: float) -> AbstractContextManager[None]:
+        """Let the forwards within see theta + scale z_query."""
+
+    def differentiate(self, query: int) -> AbstractContextManager[None]:
+        """Let the losses of forwards within have the tangent <grad f(theta), z_query>."""
+
+
+# Of prober, closure, smoothing parameter and number of queries.
+Estimator = Callable[[Prober, Closure, float, int], "Estimate"]
 
 
 @dataclass(frozen=True)
@@ -35,29 +48,29 @@ class Estimate:
     here: Tensor | None = None
 
 
-def two_sided(probe: Probe, closure: Closure, eps: float, num_queries: int) -> Estimate:
+def two_sided(prober: Prober, closure: Closure, eps: float, num_queries: int) -> Estimate:
     """Simultaneous perturbation (SPSA): g_i = (f(theta + eps z_i) - f(theta - eps z_i)) / (2 eps).
 
     Spall 1992; MeZO, arXiv 2305.17333, definition 1 and algorithm 1. E[g z] is the gradient up to O(eps^2).
 
     Args:
-        probe: `probe(query, scale)` lets the forwards within it see theta + scale z_query.
+        prober: perturbs the weights.
         closure: returns the loss [].
         eps: the smoothing parameter.
         num_queries: directions; each takes two forwards.
     """
     plus, minus = [], []
     for query in range(num_queries):
-        with probe(query, eps):
+        with prober.probe(query, eps):
             plus.append(wide(closure().detach()))
-        with probe(query, -eps):
+        with prober.probe(query, -eps):
             minus.append(wide(closure().detach()))
     losses = torch.stack([torch.stack(plus), torch.stack(minus)])
     projected, finite = _guarded((losses[0] - losses[1]) / (2 * eps))
     return Estimate(losses.mean(), projected, finite)
 
 
-def one_sided(probe: Probe, closure: Closure, eps: float, num_queries: int) -> Estimate:
+def one_sided(prober: Prober, closure: Closure, eps: float, num_queries: int) -> Estimate:
     """Forward differences: g_i = (f(theta + eps z_i) - f(theta)) / eps.
 
     The randomised gradient estimator of ZO-Bench, arXiv 2402.11592, with forward differences. It takes q + 1 forwards
@@ -65,7 +78,7 @@ def one_sided(probe: Probe, closure: Closure, eps: float, num_queries: int) -> E
     one cancels.
 
     Args:
-        probe: `probe(query, scale)` lets the forwards within it see theta + scale z_query.
+        prober: perturbs the weights.
         closure: returns the loss [].
         eps: the smoothing parameter.
         num_queries: directions; each takes one forward, and all together one more.
@@ -73,10 +86,40 @@ def one_sided(probe: Probe, closure: Closure, eps: float, num_queries: int) -> E
     here = wide(closure().detach())
     ahead = []
     for query in range(num_queries):
-        with probe(query, eps):
+        with prober.probe(query, eps):
             ahead.append(wide(closure().detach()))
     projected, finite = _guarded((torch.stack(ahead) - here) / eps)
     return Estimate(here, projected, finite, here)
+
+
+def forward_mode(prober: Prober, closure: Closure, eps: float, num_queries: int) -> Estimate:
+    """Directional derivatives by forward-mode differentiation: g_i = <grad f(theta), z_i>.
+
+    Forward gradient, Baydin et al., arXiv 2202.08587. No smoothing: E[g z] is the gradient itself. A forward with its
+    tangents for each direction.
+
+    Args:
+        prober: gives the weights their tangents.
+        closure: returns the loss [].
+        eps: not used.
+        num_queries: directions.
+
+    Raises:
+        ConfigurationError: if the loss has no tangent.
+    """
+    losses, slopes = [], []
+    for query in range(num_queries):
+        with prober.differentiate(query):
+            loss, slope = forward_ad.unpack_dual(wide(closure()))  # type: ignore[no-untyped-call]
+            if slope is None:
+                raise ConfigurationError(
+                    "the closure's loss does not depend on the weights in a way that can be differentiated: use a "
+                    "strategy that probes, such as ZOSGD"
+                )
+            losses.append(loss.detach())
+            slopes.append(slope.detach())
+    projected, finite = _guarded(torch.stack(slopes))
+    return Estimate(torch.stack(losses).mean(), projected, finite, losses[0])
 
 
 def joined(estimates: Sequence[Estimate]) -> Estimate:

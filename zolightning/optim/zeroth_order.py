@@ -170,7 +170,7 @@ class ZerothOrderOptimizer(Optimizer):
 
     def _probed(self, closure: Closure) -> Estimate:
         with phase("probe"):
-            return self._estimator(self.probe, closure, self.eps, self.num_queries)
+            return self._estimator(self, closure, self.eps, self.num_queries)
 
     @property
     def blocks(self) -> Sequence[Block]:
@@ -193,6 +193,10 @@ class ZerothOrderOptimizer(Optimizer):
     def probe(self, query: int, scale: float) -> AbstractContextManager[None]:
         """Let the forwards within the context see theta + scale z_query; with in-place probes theta itself is there."""
         return self.engine.perturbed(self.place(query), scale)
+
+    def differentiate(self, query: int) -> AbstractContextManager[None]:
+        """Let the losses of forwards within the context have the tangent <grad f(theta), z_query>."""
+        return self.engine.differentiated(self.place(query))
 
     def place(self, query: int) -> Stream:
         """Return where this step's noise for a query begins, whatever the parameter."""

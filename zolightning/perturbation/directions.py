@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from zolightning.perturbation.bundle import Bundle
 from zolightning.perturbation.compiler import Compiler
 from zolightning.perturbation.masks import Selection, mask_of
-from zolightning.perturbation.motion import Motion, moved_rows, subtract
+from zolightning.perturbation.motion import Motion, moved_rows, subtract, sum_into, summed_rows
 from zolightning.perturbation.noise import Lane, Stream, parameter_words
 from zolightning.perturbation.norm import squared_norm
 from zolightning.perturbation.options import Distribution
@@ -142,11 +142,16 @@ class Directions:
 
     def move_rows(self, rows: Tensor, numbers: Tensor, motion: Motion) -> None:
         """Move rows [n, width], of given numbers in their table, int64 [n], some at a time."""
-        width = rows.size(1)
-        at_once = max(1, _ROWS_AT_ONCE // width)
-        for first in range(0, numbers.numel(), at_once):
-            part, starts = rows[first : first + at_once], numbers[first : first + at_once] * width
+        for part, starts in _some_at_a_time(rows, numbers):
             part.copy_(moved_rows(part, starts, motion, self._compiler))
+
+    def sum_into(self, out: Tensor, weight: Tensor, motion: Motion, first: int = 0) -> None:
+        """Write a motion's sum of directions into `out`; both flat [n], the first element is number `first`."""
+        sum_into(out, weight, motion, self._compiler, first)
+
+    def rows_of(self, rows: Tensor, numbers: Tensor, motion: Motion) -> Tensor:
+        """Return a motion's sum of directions for rows [n, width] of given numbers in their table, int64 [n]."""
+        return torch.cat([summed_rows(*part, motion, self._compiler) for part in _some_at_a_time(rows, numbers)])
 
     def subtract(
         self,
@@ -258,6 +263,14 @@ class Directions:
             }
             self._bundle = Bundle(sizes, self._words, device, self._compiler)
         return self._bundle
+
+
+def _some_at_a_time(rows: Tensor, numbers: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield parts of the rows [n, width] of a table, each with the number of every row's first element."""
+    width = rows.size(1)
+    at_once = max(1, _ROWS_AT_ONCE // width)
+    for first in range(0, numbers.numel(), at_once):
+        yield rows[first : first + at_once], numbers[first : first + at_once] * width
 
 
 def _rounding_place(place: Stream) -> Stream:

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from zolightning.errors import ConfigurationError
 from zolightning.perturbation.directions import Directions, Step
@@ -18,6 +20,7 @@ from zolightning.perturbation.options import DEFAULT, EngineOptions
 from zolightning.perturbation.pieces import Piece
 from zolightning.perturbation.probe import Probe, along
 from zolightning.perturbation.scratch import Scratch
+from zolightning.perturbation.tangents import Tangents
 
 __all__ = ("Engine", "Step")
 
@@ -93,6 +96,19 @@ class Engine:
         probe = Probe(self.directions, places, lambda name, _: of[name].coefficients, self._scratch, self._visit)
         with self._in_forward.perturbed(probe.stand_in, self._scratch, self.directions.moving):
             yield
+
+    @contextmanager
+    def differentiated(self, place: Stream) -> Iterator[None]:
+        """Let the losses of forwards within have the tangent <grad f, z>, for z at a step and query.
+
+        Attention runs as plain matrix products, because the fused kernels of scaled dot-product attention have no
+        forward derivative. Not for in-place probes.
+        """
+        tangents = Tangents(self.directions, place, self._visit)
+        perturbed = self._in_forward.perturbed(tangents.stand_in, tangents, self.directions.moving)
+        with forward_ad.dual_level(), sdpa_kernel(SDPBackend.MATH), perturbed:
+            yield
+        self._noting = False
 
     @contextmanager
     def hidden(self) -> Iterator[None]:

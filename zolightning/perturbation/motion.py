@@ -72,7 +72,7 @@ def sum_into(out: Tensor, weight: Tensor, motion: Motion, compiler: Compiler, fi
     """Write sum_i coefficients[i] z_i on the selected elements, and 0 on the others, into `out`.
 
     Args:
-        out: flat, contiguous, in the dtype of the weight's arithmetic [n].
+        out: flat, contiguous; in the dtype of the weight's arithmetic, if nothing is to be rounded [n].
         weight: flat, contiguous; the mask goes by it [n].
         motion: what to sum; it has no decay and no rounding.
         compiler: runs the kernel compiled or eager.
@@ -92,6 +92,20 @@ def moved_rows(rows: Tensor, starts: Tensor, motion: Motion, compiler: Compiler)
     """
     out = torch.empty_like(rows)
     _run_rows(subtract_rows, out, rows, starts, motion, compiler)
+    return out
+
+
+def summed_rows(rows: Tensor, starts: Tensor, motion: Motion, compiler: Compiler) -> Tensor:
+    """Return what `sum_into` would write for rows of a weight [rows, width], in the weight's dtype.
+
+    Args:
+        rows: of the weight, which the mask goes by [rows, width].
+        starts: the index in the parameter of each row's first element, int64 [rows].
+        motion: what to sum; it has no decay and no rounding.
+        compiler: runs the kernels compiled or eager.
+    """
+    out = torch.empty_like(rows)
+    _run_rows(sum_rows, out, rows, starts, motion, compiler)
     return out
 
 

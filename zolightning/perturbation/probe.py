@@ -107,7 +107,7 @@ class _Source:
     def matmul(self, inputs: Tensor, bias: Tensor | None) -> Tensor:
         rows, columns = self.weight.shape
         self.probe.visit(self.name, None)
-        at_once = _rows_at_once(columns, self.weight.element_size())
+        at_once = rows_at_once(columns, self.weight.element_size())
         if rows <= at_once:
             with self.probe.scratch.borrow(self.weight.numel(), self.weight) as buffer:
                 self._fill(buffer, 0)
@@ -135,7 +135,7 @@ class _Source:
         self.probe.directions.fill(buffer, weight, self.probe.motion(self.name, weight), first)
 
 
-def _rows_at_once(columns: int, element_size: int) -> int:
+def rows_at_once(columns: int, element_size: int) -> int:
     """Return how many rows of a matrix fit in the scratch, a number that begins each chunk at a whole unit of noise."""
     whole = unit(1) // gcd(unit(1), columns)
     return max(1, SCRATCH_BYTES // (columns * element_size * whole)) * whole

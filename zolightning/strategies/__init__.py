@@ -7,6 +7,7 @@ from zolightning.strategies.blockwise_zo import BlockwiseZO
 from zolightning.strategies.first_order import FirstOrder
 from zolightning.strategies.fo_adam import FOAdam
 from zolightning.strategies.fo_sgd import FOSGD
+from zolightning.strategies.forward_gradient import ForwardGradient
 from zolightning.strategies.sparse_mezo import SparseMeZO
 from zolightning.strategies.zeroth_order import ZerothOrder
 from zolightning.strategies.zo_adam import ZOAdam
@@ -21,6 +22,7 @@ __all__ = (
     "BlockwiseZO",
     "FOAdam",
     "FirstOrder",
+    "ForwardGradient",
     "SparseMeZO",
     "Strategy",
     "ZOAdam",

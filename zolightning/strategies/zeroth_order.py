@@ -7,7 +7,7 @@ from torch.optim import Optimizer
 from typing_extensions import override
 
 from zolightning.optim.blocks import Blocks
-from zolightning.optim.estimators import ESTIMATORS, Closure, Sides
+from zolightning.optim.estimators import ESTIMATORS, Closure, Estimator, Sides
 from zolightning.optim.sparsity import sparsity_of
 from zolightning.optim.updates import Linear, Update
 from zolightning.optim.zeroth_order import ZerothOrderOptimizer, check_hyperparameters
@@ -19,8 +19,8 @@ from zolightning.strategies.base import Strategy
 class ZerothOrder(Strategy):
     """Base of strategies that use forward passes only.
 
-    A subclass overrides `update`, which returns what moves the weights; or `configure_optimizer`, for an optimizer of
-    its own.
+    A subclass overrides `update`, which returns what moves the weights, or `estimator`, which returns what the update
+    goes by; or `configure_optimizer`, for an optimizer of its own.
 
     Args:
         lr: learning rate.
@@ -55,10 +55,14 @@ class ZerothOrder(Strategy):
         self.eps = eps
         self.num_queries = num_queries
         self.weight_decay = weight_decay
-        self.estimator = estimator
+        self.sides = estimator
         self.engine = engine
         self.sparse = sparsity_of(mask, sparsity, resample_every)
         self.blocks: Blocks | None = None
+
+    def estimator(self) -> Estimator:
+        """Return what makes projected gradients of losses; by default differences of losses, as `estimator` says."""
+        return ESTIMATORS[self.sides]
 
     def update(self) -> Update:
         """Return what moves the weights; by default theta <- theta - lr (1/q) sum_i g_i z_i."""
@@ -74,7 +78,7 @@ class ZerothOrder(Strategy):
             weight_decay=self.weight_decay,
             seed=seed,
             sparsity=self.sparse,
-            estimator=ESTIMATORS[self.estimator],
+            estimator=self.estimator(),
             update=self.update(),
             blocks=self.blocks,
             engine=self.engine,
