@@ -21,12 +21,16 @@ STRATEGIES: dict[str, dict[str, Any]] = {
     "ZOAdam": {"lr": 1e-4, "eps": 1e-3},
     "ForwardGradient": {"lr": 1e-4},
     "BlockwiseZO": {"method": {"class_path": "ZOSGD", "init_args": {"lr": 1e-4, "eps": 1e-3}}},
+    "HybridZOFO": {
+        "zeroth": {"class_path": "ZOSGD", "init_args": {"lr": 1e-4, "eps": 1e-3}},
+        "first": {"class_path": "FOAdam", "init_args": {"lr": 1e-4}},
+    },
     "FOSGD": {"lr": 1e-3},
     "FOAdam": {"lr": 1e-4},
 }
 
 # Forwards of a step: two of each query, three candidates more, and two for each of the sample model's six blocks.
-FORWARDS = {"ZOSGDConservative": 5, "ForwardGradient": 1, "BlockwiseZO": 12, "FOSGD": 1, "FOAdam": 1}
+FORWARDS = {"ZOSGDConservative": 5, "ForwardGradient": 1, "BlockwiseZO": 12, "HybridZOFO": 3, "FOSGD": 1, "FOAdam": 1}
 
 
 def recipe(folder: Path, strategy: str = "ZOSGD", **trainer: object) -> Path:

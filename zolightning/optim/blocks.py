@@ -65,7 +65,7 @@ def partition(model: nn.Module, names: Mapping[nn.Parameter, str], granularity: 
         names: the canonical name of each trainable parameter.
         granularity: how fine.
     """
-    layers = set(_layers(model))
+    layers = set(layers_of(model))
     owners: dict[str, list[str]] = {}
     seen: set[str] = set()
     for path, module in model.named_modules():
@@ -78,14 +78,14 @@ def partition(model: nn.Module, names: Mapping[nn.Parameter, str], granularity: 
     return [tuple(block) for block in owners.values()]
 
 
-def _layers(model: nn.Module, path: str = "") -> Iterator[str]:
-    """Yield the paths of the elements of the outermost lists whose elements are all of one class."""
+def layers_of(model: nn.Module, path: str = "") -> Iterator[str]:
+    """Yield the paths of transformer blocks: of the elements of the outermost lists of modules of one class."""
     for name, child in model.named_children():
         here = f"{path}.{name}" if path else name
         if isinstance(child, nn.ModuleList) and len({type(element) for element in child}) == 1:
             yield from (f"{here}.{number}" for number in range(len(child)))
         else:
-            yield from _layers(child, here)
+            yield from layers_of(child, here)
 
 
 def _owner(path: str, model: nn.Module, layers: set[str], granularity: Granularity) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor, nn
@@ -43,23 +43,40 @@ def backpropagate(optimizer: Optimizer, closure: Closure | None, clip_norm: floa
     return wide(loss.detach()), torch.isfinite(loss.detach()) & torch.isfinite(norm)
 
 
-def guarded_step(
-    optimizer: Optimizer,
-    closure: Closure | None,
-    clip_norm: float | None,
-    guard: SkipGuard,
-    update: Callable[[], object],
-) -> Tensor:
-    """Backpropagate, and call `update` if all is finite; finding out waits for the device. Return the loss []."""
-    loss, finite = backpropagate(optimizer, closure, clip_norm)
-    guard.watch(finite)
-    if finite:
-        with phase("update"), torch.no_grad():
-            update()
-    return loss
+class FirstOrderOptimizer(Optimizer, ABC):
+    """Base of optimizers by backpropagation, whose step is also there in two halves.
+
+    Attributes:
+        clip_norm: the largest norm of the whole gradient, or None.
+        guard: counts the steps that are skipped because a loss or a gradient was not finite.
+    """
+
+    clip_norm: float | None
+    guard: SkipGuard
+
+    @override
+    def step(self, closure: Closure | None = None) -> Tensor:  # type: ignore[override]
+        loss, finite = self.backpropagate(closure)
+        self.move(finite)
+        return loss
+
+    def backpropagate(self, closure: Closure | None) -> tuple[Tensor, Tensor]:
+        """Fill the gradients; return the loss [] and whether it and they are finite, bool []."""
+        return backpropagate(self, closure, self.clip_norm)
+
+    def move(self, finite: Tensor) -> None:
+        """Move the weights against the gradients if they are finite; finding out waits for the device."""
+        self.guard.watch(finite)
+        if finite:
+            with phase("update"), torch.no_grad():
+                self.update()
+
+    @abstractmethod
+    def update(self) -> None:
+        """Move the weights against the gradients."""
 
 
-class BackpropSGD(SGD):
+class BackpropSGD(FirstOrderOptimizer, SGD):
     """theta <- theta - lr (gradient + momentum's memory); weight decay is decoupled from the gradient.
 
     State: one number a parameter with momentum, none without.
@@ -84,23 +101,20 @@ class BackpropSGD(SGD):
         groups = decay_groups(model.parameters(), weight_decay)
         for group in groups:
             group["decoupled_decay"] = group.pop("weight_decay")  # torch's own would go into the gradient.
-        super().__init__(groups, lr=lr, momentum=momentum)
+        SGD.__init__(self, groups, lr=lr, momentum=momentum)
         self.clip_norm = clip_norm
         self.guard = SkipGuard(self)
 
     @override
-    def step(self, closure: Closure | None = None) -> Tensor:  # type: ignore[override]
-        return guarded_step(self, closure, self.clip_norm, self.guard, self._move)
-
-    def _move(self) -> None:
+    def update(self) -> None:
         for group in self.param_groups:
             if group["decoupled_decay"]:
                 for parameter in group["params"]:
                     parameter.mul_(1.0 - group["lr"] * group["decoupled_decay"])
-        super().step()
+        SGD.step(self)
 
 
-class BackpropAdamW(AdamW):
+class BackpropAdamW(FirstOrderOptimizer, AdamW):
     """Adam with decoupled weight decay (Loshchilov and Hutter, arXiv 1711.05101); plain Adam where the decay is zero.
 
     State: two numbers a parameter.
@@ -124,10 +138,10 @@ class BackpropAdamW(AdamW):
         weight_decay: float = 0.0,
         clip_norm: float | None = None,
     ) -> None:
-        super().__init__(decay_groups(model.parameters(), weight_decay), lr=lr, betas=betas, eps=adam_eps)
+        AdamW.__init__(self, decay_groups(model.parameters(), weight_decay), lr=lr, betas=betas, eps=adam_eps)
         self.clip_norm = clip_norm
         self.guard = SkipGuard(self)
 
     @override
-    def step(self, closure: Closure | None = None) -> Tensor:  # type: ignore[override]
-        return guarded_step(self, closure, self.clip_norm, self.guard, super().step)
+    def update(self) -> None:
+        AdamW.step(self)

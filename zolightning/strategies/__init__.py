@@ -8,6 +8,7 @@ from zolightning.strategies.first_order import FirstOrder
 from zolightning.strategies.fo_adam import FOAdam
 from zolightning.strategies.fo_sgd import FOSGD
 from zolightning.strategies.forward_gradient import ForwardGradient
+from zolightning.strategies.hybrid_zofo import HybridZOFO
 from zolightning.strategies.sparse_mezo import SparseMeZO
 from zolightning.strategies.zeroth_order import ZerothOrder
 from zolightning.strategies.zo_adam import ZOAdam
@@ -23,6 +24,7 @@ __all__ = (
     "FOAdam",
     "FirstOrder",
     "ForwardGradient",
+    "HybridZOFO",
     "SparseMeZO",
     "Strategy",
     "ZOAdam",

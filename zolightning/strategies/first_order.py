@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
+
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from typing_extensions import override
 
 from zolightning.errors import ConfigurationError
-from zolightning.optim.first_order import BackpropAdamW, BackpropSGD
+from zolightning.optim.first_order import FirstOrderOptimizer
 from zolightning.strategies.base import Strategy
 
 
@@ -37,6 +39,11 @@ class FirstOrder(Strategy):
         self.weight_decay = weight_decay
         self.clip_norm = clip_norm
 
+    @abstractmethod
+    @override
+    def configure_optimizer(self, model: nn.Module, seed: int) -> FirstOrderOptimizer:
+        """Return the optimizer."""
+
     @override
     def setup(self, model: nn.Module) -> None:
         """Turn dropout on, where the model has it."""
@@ -44,4 +51,4 @@ class FirstOrder(Strategy):
 
     @override
     def skipped(self, optimizer: Optimizer) -> Tensor | None:
-        return optimizer.guard.counts if isinstance(optimizer, BackpropSGD | BackpropAdamW) else None
+        return optimizer.guard.counts if isinstance(optimizer, FirstOrderOptimizer) else None
