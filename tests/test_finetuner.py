@@ -15,7 +15,16 @@ from zolightning.closures import BatchLoss
 from zolightning.errors import ConfigurationError
 from zolightning.models.batch import OptionBatch
 from zolightning.models.loading import load_model
-from zolightning.strategies import FOSGD, ZOSGD, FOAdam, SparseMeZO, Strategy
+from zolightning.strategies import (
+    FOSGD,
+    ZOSGD,
+    BlockwiseZO,
+    FOAdam,
+    ForwardGradient,
+    HybridZOFO,
+    SparseMeZO,
+    Strategy,
+)
 from zolightning.tasks import SampleReviews
 
 
@@ -39,7 +48,7 @@ def train(strategy: Strategy, steps: int = 3, task: SampleReviews | None = None,
     return module
 
 
-@pytest.mark.parametrize("strategy", [ZOSGD(lr=1e-3, eps=1e-3), FOSGD(lr=1e-2)])
+@pytest.mark.parametrize("strategy", [ZOSGD(lr=1e-3, eps=1e-3), FOSGD(lr=1e-2), ForwardGradient(lr=1e-3)])
 def test_micro_batches_train_as_one_batch(strategy: Strategy) -> None:
     whole, parts = (train(strategy, dtype="float64", micro_batch_size=size).network for size in (None, 3))
     for a, b in zip(whole.parameters(), parts.parameters(), strict=True):
@@ -180,3 +189,27 @@ def test_a_datamodule_that_is_no_task_is_refused() -> None:
 def test_the_model_is_not_there_before_it_is_loaded() -> None:
     with pytest.raises(RuntimeError, match="configure_model"):
         _ = FineTuner(backbone="sample", strategy=ZOSGD(lr=1e-3, eps=1e-3)).network
+
+
+def test_a_metric_is_maximised_through_probes() -> None:
+    clean = load_model("sample", "float32", "sdpa")
+    module = train(ZOSGD(lr=1e-4, eps=0.3), 5, sample_task(objective="metric"))
+    assert any(not torch.equal(a, b) for a, b in zip(module.network.parameters(), clean.parameters(), strict=True))
+    loss = module.trainer.callback_metrics["train/loss"]
+    assert -1 <= float(loss) <= 0, "minus an accuracy"
+
+
+@pytest.mark.parametrize(
+    "strategy",
+    [
+        FOSGD(lr=1e-2),
+        ForwardGradient(lr=1e-3),
+        HybridZOFO(ZOSGD(lr=1e-3, eps=1e-3), FOSGD(lr=1e-2)),
+        ZOSGD(lr=1e-3, eps=1e-3, mask="snip", sparsity=0.5),
+        BlockwiseZO(ZOSGD(lr=1e-3, eps=1e-3, mask="snip", sparsity=0.5)),
+    ],
+    ids=lambda strategy: type(strategy).__name__,
+)
+def test_what_needs_a_gradient_is_given_none_but_losses_that_have_one(strategy: Strategy) -> None:
+    with pytest.raises(ConfigurationError, match=r"no gradient.*ZOSGD"):
+        train(strategy, 1, sample_task(objective="metric"))

@@ -11,6 +11,9 @@ from zolightning.errors import ConfigurationError
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
 
+    from zolightning.strategies import Strategy
+    from zolightning.tasks import Task
+
 
 def check_trainer(trainer: Trainer) -> None:
     """Check the Trainer's settings, all at once.
@@ -41,3 +44,17 @@ def check_trainer(trainer: Trainer) -> None:
         rank_zero_warn("trainer.limit_val_batches=0: without validation the last weights are kept, not the best on dev")
     if problems:
         raise ConfigurationError("the trainer's settings do not fit this module:\n  - " + "\n  - ".join(problems))
+
+
+def check_objective_fits(strategy: Strategy, task: Task) -> None:
+    """Check that a method which differentiates its loss is given one that has a gradient.
+
+    Raises:
+        ConfigurationError: if not.
+    """
+    if strategy.needs_gradient and not task.differentiable:
+        raise ConfigurationError(
+            f"data.objective: {task.objective} has no gradient, and {type(strategy).__name__} goes by one: set "
+            "model.strategy to a strategy that probes, such as ZOSGD, without mask: snip, or data.objective to "
+            "classification or lm"
+        )

@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from typing_extensions import override
 
-from zolightning.checks import check_trainer
+from zolightning.checks import check_objective_fits, check_trainer
 from zolightning.closures import BatchLoss
 from zolightning.divergence import logs_now, stop_if_diverged
 from zolightning.errors import ConfigurationError
@@ -109,6 +109,7 @@ class FineTuner(LightningModule):
     def setup(self, stage: str) -> None:
         """Let the task tokenise its examples; nothing large has been loaded yet, so bad input is found early."""
         self.forward_passes, self._validated_at, self._resumed = 0, -1, None
+        check_objective_fits(self.strategy, self.task)
         config = load_config(self.backbone)
         self.task.connect(self.tokenizer(), max_positions(config), seed=self.run_seed)
         self._evaluation = Evaluation(self.task)

@@ -107,7 +107,7 @@ def test_more_than_there_is(folder: Path) -> None:
         ({"num_test": 0}, "^num_test must be at least 1, got 0"),
         ({"max_length": 1}, "^max_length must be at least 2"),
         ({"options": [" red"]}, r"Colours has 2 options \[' red', ' blue'\], got \[' red'\]"),
-        ({"objective": "f1"}, "^objective must be one of classification, lm, got 'f1'"),
+        ({"objective": "f1"}, "^objective must be one of classification, lm, metric, got 'f1'"),
     ],
 )
 def test_bad_arguments(arguments: dict[str, Any], message: str) -> None:

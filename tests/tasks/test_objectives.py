@@ -5,12 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
+from torchmetrics.classification import MulticlassAccuracy
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from zolightning.errors import ConfigurationError
 from zolightning.models.batch import Example, collate
 from zolightning.models.scoring import option_scores, token_log_likelihoods
-from zolightning.tasks.objectives import Objective, check_objective, objective_loss, objective_weight
+from zolightning.tasks import SampleReviews
+from zolightning.tasks.objectives import Objective, check_objective, metric_loss, objective_loss, objective_weight
 
 EXAMPLES = [
     Example([1, 5, 6], [[8], [8, 9, 10], [20, 21]], [0, 0, 0], 2),
@@ -77,5 +79,24 @@ def test_gradients_are_finite_where_options_are_absent(model: nn.Module, objecti
 
 
 def test_an_unknown_objective() -> None:
-    with pytest.raises(ConfigurationError, match="objective must be one of classification, lm, got 'f1'"):
+    with pytest.raises(ConfigurationError, match="objective must be one of classification, lm, metric, got 'f1'"):
         check_objective("f1")
+
+
+def test_a_metric_is_maximised(model: nn.Module) -> None:
+    batch = collate(EXAMPLES)
+    with torch.no_grad():
+        scores = option_scores(model, batch)
+    right = (scores.argmax(-1) == batch.answers).double().mean()
+    metric = MulticlassAccuracy(3, average="micro")
+    for _ in range(2):
+        torch.testing.assert_close(metric_loss(metric, scores, batch).double(), -right, rtol=0, atol=1e-6)
+    assert objective_weight("metric", batch) == 5
+
+
+def test_which_metric_is_the_task_s() -> None:
+    assert SampleReviews(objective="metric", metric="accuracy").differentiable is False
+    with pytest.raises(ConfigurationError, match="metric must be one of accuracy, got 'f1'"):
+        SampleReviews(objective="metric", metric="f1")
+    with pytest.raises(ConfigurationError, match="objective is classification"):
+        SampleReviews(metric="accuracy")

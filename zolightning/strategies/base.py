@@ -85,6 +85,11 @@ class Strategy(ABC):
             ConfigurationError: if it does not, saying what to set.
         """
 
+    @property
+    def needs_gradient(self) -> bool:
+        """Whether the method differentiates the loss, so that it cannot optimise a metric."""
+        return False
+
     def on_train_start(self, module: FineTuner) -> None:
         """Called once, after a checkpoint has been restored and before the first batch."""
 

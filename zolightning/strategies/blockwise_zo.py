@@ -55,6 +55,11 @@ class BlockwiseZO(Strategy):
         self.method = method
         self.method.blocks = Blocks(granularity, order, blocks_per_step, choice)
 
+    @property
+    @override
+    def needs_gradient(self) -> bool:
+        return self.method.needs_gradient
+
     @override
     def setup(self, model: nn.Module) -> None:
         self.method.setup(model)

@@ -44,6 +44,11 @@ class FirstOrder(Strategy):
     def configure_optimizer(self, model: nn.Module, seed: int) -> FirstOrderOptimizer:
         """Return the optimizer."""
 
+    @property
+    @override
+    def needs_gradient(self) -> bool:
+        return True
+
     @override
     def setup(self, model: nn.Module) -> None:
         """Turn dropout on, where the model has it."""

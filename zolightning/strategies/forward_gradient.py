@@ -69,6 +69,11 @@ class ForwardGradient(ZerothOrder):
                 "it at in_forward"
             )
 
+    @property
+    @override
+    def needs_gradient(self) -> bool:
+        return True
+
     @override
     def estimator(self) -> Estimator:
         return forward_mode

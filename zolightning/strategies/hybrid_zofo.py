@@ -56,6 +56,11 @@ class HybridZOFO(Strategy):
         self.first = first
         self.first_order_layers = first_order_layers
 
+    @property
+    @override
+    def needs_gradient(self) -> bool:
+        return True
+
     @override
     def setup(self, model: nn.Module) -> None:
         self.zeroth.setup(model)

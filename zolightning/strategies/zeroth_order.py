@@ -84,6 +84,11 @@ class ZerothOrder(Strategy):
             engine=self.engine,
         )
 
+    @property
+    @override
+    def needs_gradient(self) -> bool:
+        return self.sparse is not None and self.sparse.score == "snip"
+
     @override
     def setup(self, model: nn.Module) -> None:
         """Turn dropout off: the two probes of a direction must differ by the direction alone."""

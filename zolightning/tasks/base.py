@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
-from torchmetrics import MetricCollection
+from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
 from zolightning.errors import ConfigurationError
@@ -19,7 +19,7 @@ from zolightning.models.scoring import mean_log_likelihoods, option_scores, toke
 from zolightning.models.sharing import PromptSharing
 from zolightning.tasks.encoding import Question
 from zolightning.tasks.loader import EvaluationLoader, LengthGroupedBatches, ResumableLoader
-from zolightning.tasks.objectives import Objective, check_objective, objective_loss, objective_weight
+from zolightning.tasks.objectives import Objective, check_objective, metric_loss, objective_loss, objective_weight
 from zolightning.tasks.prepared import PreparedSplits, prepare_splits
 from zolightning.tasks.records import Record, read_file
 from zolightning.tasks.source import Source
@@ -42,7 +42,9 @@ class Task(LightningDataModule, ABC):
         data_dir: A folder with the official files. Default: the Hugging Face hub, or its local cache.
         options: Other words for the options, in their order, each with its leading space where it needs one.
         objective: ``classification``: cross-entropy over the options' length-normalised log-likelihoods. ``lm``: minus
-            the log-likelihood of the right option's tokens, the mean over tokens. Default: the task's own.
+            the log-likelihood of the right option's tokens, the mean over tokens. ``metric``: minus a metric of the
+            batch, for strategies that probe; of micro-batches it is the mean of theirs. Default: the task's own.
+        metric: With ``objective: metric``, which of the task's metrics to maximise. Default: its first.
         max_length: The most tokens of a prompt with its longest option. Longer prompts lose their left end.
         data_seed: Of the choice of examples for each split.
 
@@ -68,6 +70,7 @@ class Task(LightningDataModule, ABC):
         data_dir: str | None = None,
         options: list[str] | None = None,
         objective: Objective | None = None,
+        metric: str | None = None,
         max_length: int = 2048,
         data_seed: int = 0,
     ) -> None:
@@ -93,6 +96,7 @@ class Task(LightningDataModule, ABC):
                     f"{type(self).__name__} has {len(self.options)} options {list(self.options)}, got {options}"
                 )
             self.options = tuple(options)
+        self._metric = self._metric_to_maximise(metric)
         self._splits: Splits | None = None
         self._prepared: PreparedSplits | None = None
         self._sharing: PromptSharing | None = None
@@ -261,13 +265,31 @@ class Task(LightningDataModule, ABC):
 
         Where the log-normaliser cancels, the scores leave it out.
         """
-        cancels = self.objective == "classification" and batch.one_read_each
+        cancels = self.objective != "lm" and batch.one_read_each
         likelihoods = token_logits(model, batch) if cancels else token_log_likelihoods(model, batch)
-        return objective_loss(self.objective, likelihoods, batch), mean_log_likelihoods(likelihoods, batch)
+        scores = mean_log_likelihoods(likelihoods, batch)
+        if self._metric is not None:
+            return metric_loss(self._metric, scores, batch), scores
+        return objective_loss(self.objective, likelihoods, batch), scores
 
     def loss_weight(self, batch: OptionBatch) -> int:
         """What the mean of ``loss`` runs over: micro-batches' losses with these weights average to the batch's."""
         return objective_weight(self.objective, batch)
+
+    @property
+    def differentiable(self) -> bool:
+        """Whether the loss has a gradient."""
+        return self.objective != "metric"
+
+    def _metric_to_maximise(self, name: str | None) -> Metric | None:
+        if self.objective != "metric":
+            if name is not None:
+                raise ConfigurationError(f"metric={name} is for objective: metric, but objective is {self.objective}")
+            return None
+        metrics = {str(known): metric for known, metric in self.metrics().items()}
+        if name is not None and name not in metrics:
+            raise ConfigurationError(f"metric must be one of {', '.join(metrics)}, got {name!r}")
+        return metrics[next(iter(metrics)) if name is None else name]
 
     def _train_examples(self) -> Sequence[Example]:
         examples = self.prepared.examples["train"]

@@ -31,7 +31,9 @@ class JsonlTask(Task):
         num_dev: Development examples to select by; none is a training example.
         num_test: Test examples, or as many as there are. Only ``test`` and ``predict`` use them.
         objective: ``classification``: cross-entropy over the options' length-normalised log-likelihoods. ``lm``: minus
-            the log-likelihood of the right option's tokens, the mean over tokens. Default: ``classification``.
+            the log-likelihood of the right option's tokens, the mean over tokens. ``metric``: minus a metric of the
+            batch, for strategies that probe; of micro-batches it is the mean of theirs. Default: the task's own.
+        metric: With ``objective: metric``, which of the task's metrics to maximise. Default: its first.
         max_length: The most tokens of a prompt with its longest option. Longer prompts lose their left end.
         data_seed: Of the choice of examples for each split.
 
@@ -54,6 +56,7 @@ class JsonlTask(Task):
         num_dev: int = 500,
         num_test: int = 1000,
         objective: Objective | None = None,
+        metric: str | None = None,
         max_length: int = 2048,
         data_seed: int = 0,
     ) -> None:
@@ -76,6 +79,7 @@ class JsonlTask(Task):
             num_test=num_test,
             data_dir=data_dir,
             objective=objective,
+            metric=metric,
             max_length=max_length,
             data_seed=data_seed,
         )

@@ -7,12 +7,13 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
+from torchmetrics import Metric
 
 from zolightning.errors import ConfigurationError
 from zolightning.models.batch import OptionBatch
 from zolightning.models.scoring import mean_log_likelihoods
 
-Objective = Literal["classification", "lm"]
+Objective = Literal["classification", "lm", "metric"]
 
 
 def check_objective(objective: str) -> None:
@@ -25,8 +26,25 @@ def check_objective(objective: str) -> None:
         raise ConfigurationError(f"objective must be one of {', '.join(get_args(Objective))}, got {objective!r}")
 
 
+def metric_loss(metric: Metric, scores: Tensor, batch: OptionBatch) -> Tensor:
+    """Minus a metric [] of a batch's predicted options, which has no gradient.
+
+    Args:
+        metric: takes the predicted options [batch] and the right ones [batch]; what it has seen is forgotten.
+        scores: of the options [batch, options].
+        batch: the batch.
+    """
+    metric.to(scores.device).reset()
+    metric.update(scores.argmax(-1), batch.answers)
+    value: Tensor = metric.compute()
+    return -value
+
+
 def objective_loss(objective: Objective, likelihoods: Tensor, batch: OptionBatch) -> Tensor:
-    """Mean loss [] from token log-likelihoods [batch, options, tokens]: over examples, or for ``lm`` gold tokens."""
+    """Mean loss [] from token log-likelihoods [batch, options, tokens]: over examples, or for ``lm`` gold tokens.
+
+    Not for ``metric``, which has a loss of its own.
+    """
     if objective == "classification":
         return cross_entropy(mean_log_likelihoods(likelihoods, batch), batch.answers)
     examples = torch.arange(batch.num_examples, device=batch.answers.device)
@@ -35,4 +53,4 @@ def objective_loss(objective: Objective, likelihoods: Tensor, batch: OptionBatch
 
 def objective_weight(objective: Objective, batch: OptionBatch) -> int:
     """How many terms the mean of ``objective_loss`` has."""
-    return batch.num_examples if objective == "classification" else batch.num_gold_tokens
+    return batch.num_gold_tokens if objective == "lm" else batch.num_examples
