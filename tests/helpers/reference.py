@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import math
 from collections.abc import Callable, Mapping
 from typing import TypeVar
@@ -24,7 +25,7 @@ def direction(
     words = parameter_words(name for name, _ in model.named_parameters())
     kind: Kind = "signs" if distribution == "rademacher" else "gaussian"
     z = {
-        name: range_of(kind, Stream(seed, words[name], step, query), 0, p.numel())
+        name: numbers(kind, Stream(seed, words[name], step, query), p.numel())
         .view(p.shape)
         .to(torch.promote_types(p.dtype, torch.float32))
         for name, p in model.named_parameters()
@@ -35,6 +36,12 @@ def direction(
         radius = math.sqrt(whole.numel()) / float(whole.norm())
         z = {name: part * radius for name, part in z.items()}
     return z
+
+
+@functools.lru_cache(maxsize=4096)
+def numbers(kind: Kind, stream: Stream, size: int) -> Tensor:
+    """Return the first numbers of a stream [size]; kept, because every strategy is held against the same ones."""
+    return range_of(kind, stream, 0, size)
 
 
 @torch.no_grad()

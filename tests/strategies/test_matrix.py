@@ -1,0 +1,170 @@
+"""Every strategy, on all weights and on adapters, in float32 and bfloat16, through the same laws."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from tests.helpers.families import tiny
+from tests.helpers.methods import EPS, METHODS, SEED
+from tests.helpers.models import Quadratic, language_loss, tokens
+from zolightning import strategies
+from zolightning.optim import forward_mode, one_sided, two_sided
+from zolightning.optim.estimators import Estimator
+from zolightning.optim.zeroth_order import ZerothOrderOptimizer
+from zolightning.perturbation import bundle
+from zolightning.strategies import ZOSGD, Strategy
+
+BATCH = tokens()
+every_method = pytest.mark.parametrize("name", METHODS)
+every_scheme = pytest.mark.parametrize("scheme", ["full", "lora"])
+every_dtype = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+
+
+def model_of(scheme: str, dtype: torch.dtype) -> nn.Module:
+    # GPT-2, whose norms compute in the weights' precision.
+    model = tiny("gpt2", dtype, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0)
+    if scheme == "full":
+        return model
+    torch.manual_seed(0)
+    config = LoraConfig(r=4, target_modules=["c_attn", "c_fc"], fan_in_fan_out=True, init_lora_weights=False)
+    adapted: nn.Module = get_peft_model(model, config, autocast_adapter_dtype=False)
+    return adapted.to(dtype)
+
+
+def loss_of(model: nn.Module) -> Callable[[], Tensor]:
+    return lambda: language_loss(model, BATCH)
+
+
+def run(strategy: Strategy, model: nn.Module, steps: int, seed: int = SEED) -> Optimizer:
+    strategy.setup(model)
+    optimizer = strategy.configure_optimizer(model, seed)
+    for _ in range(steps):
+        strategy.training_step(optimizer, loss_of(model))
+    return optimizer
+
+
+def weights(model: nn.Module) -> dict[str, Tensor]:
+    return {name: p.detach().clone() for name, p in model.named_parameters()}
+
+
+def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    return all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_no_strategy_is_left_out() -> None:
+    concrete = {name for name in strategies.__all__ if not inspect.isabstract(getattr(strategies, name))}
+    assert concrete - {"ZerothOrder"} == {type(method.make(1e-3)).__name__ for method in METHODS.values()}
+
+
+@pytest.mark.parametrize("limit", [bundle.LIMIT, 0], ids=["together", "one by one"])
+@every_scheme
+@every_method
+def test_twenty_steps_are_those_of_the_formula(
+    name: str, scheme: str, limit: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bundle, "LIMIT", limit)
+    method, lr = METHODS[name], METHODS[name].lr
+    ours, theirs = model_of(scheme, torch.float64), model_of(scheme, torch.float64)
+    kept: dict[str, Any] = {}
+    strategy = method.make(lr)
+    strategy.setup(theirs)
+    run(strategy, ours, 20)
+    for step in range(20):
+        method.reference(theirs, loss_of(theirs), step, lr, kept)
+    for mine, reference in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(mine, reference, rtol=0, atol=1e-9)
+
+
+@every_dtype
+@every_scheme
+@every_method
+def test_it_descends(name: str, scheme: str, dtype: torch.dtype) -> None:
+    model = model_of(scheme, dtype)
+    with torch.no_grad():
+        start = float(language_loss(model, BATCH))
+        run(METHODS[name].make(METHODS[name].lr), model, 60)
+        assert float(language_loss(model, BATCH)) < start - 0.02
+
+
+@every_dtype
+@every_scheme
+@every_method
+def test_a_resumed_run_is_the_run_and_frozen_parameters_stay(name: str, scheme: str, dtype: torch.dtype) -> None:
+    """To the bit: states in their own dtype, directions, masks and blocks by the step."""
+    strategy, whole, parts = METHODS[name].make(1e-2), model_of(scheme, dtype), model_of(scheme, dtype)
+    before = weights(whole)
+    run(strategy, whole, 6)
+    saved = copy.deepcopy(run(strategy, parts, 3).state_dict())
+    resumed = strategy.configure_optimizer(parts, 0)
+    resumed.load_state_dict(saved)
+    for _ in range(3):
+        strategy.training_step(resumed, loss_of(parts))
+    assert same(weights(whole), weights(parts))
+    assert not same(weights(whole), before)
+    assert all(torch.equal(p, before[key]) for key, p in whole.named_parameters() if not p.requires_grad)
+
+
+@every_dtype
+@every_scheme
+@every_method
+def test_the_seed_makes_the_run(name: str, scheme: str, dtype: torch.dtype) -> None:
+    def after(seed: int) -> dict[str, Tensor]:
+        model = model_of(scheme, dtype)
+        run(METHODS[name].make(1e-2), model, 3, seed)
+        return weights(model)
+
+    assert same(after(1), after(1))
+    assert same(after(1), after(2)) == name.startswith("FO")
+
+
+@every_dtype
+@every_scheme
+@every_method
+def test_state_is_what_is_documented(name: str, scheme: str, dtype: torch.dtype) -> None:
+    """In float32 whatever the weights are, but for backpropagation, whose optimizers are torch's."""
+    method, model = METHODS[name], model_of(scheme, dtype)
+    optimizer = run(method.make(1e-3), model, 1)
+    width = 4 if not name.startswith("FO") else dtype.itemsize
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    values = [value for state in optimizer.state.values() for value in state.values() if isinstance(value, Tensor)]
+    large = [value for value in values if value.ndim > 0]
+    assert sum(value.numel() * value.element_size() for value in large) == method.state * width * trained
+
+
+def test_one_query_is_a_query() -> None:
+    one, other = model_of("full", torch.float32), model_of("full", torch.float32)
+    run(ZOSGD(1e-2, EPS), one, 3)
+    run(ZOSGD(1e-2, EPS, num_queries=1), other, 3)
+    assert same(weights(one), weights(other))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("estimator", "bias"), [(two_sided, 0.0), (one_sided, 1.0), (forward_mode, 0.0)])
+def test_the_mean_of_estimates_is_the_gradient(estimator: Estimator, bias: float) -> None:
+    """Within five standard errors of each element, and of a one-sided difference what it bears of the curvature."""
+    model = Quadratic()
+    optimizer = ZerothOrderOptimizer(model, lr=0.0, eps=EPS, num_queries=20_000, seed=SEED, estimator=estimator)
+    torch.autograd.backward(model())
+    optimizer.step(model)
+    assert optimizer.last is not None
+    places = optimizer.places()
+    for name, p in model.named_parameters():
+        assert p.grad is not None
+        total, square = torch.zeros_like(p), torch.zeros_like(p)
+        for place, g in zip(places, optimizer.last.projected_gradients, strict=True):
+            term = g * optimizer.engine.directions.small(name, p.detach().view(-1), place).view(p.shape)
+            total += term
+            square += term * term
+        mean = total / len(places)
+        error = ((square / len(places) - mean * mean) / len(places)).sqrt()
+        # E[z^T H z z] / 2 is zero for a direction whose law is even, whatever H: a one-sided bias is in the variance.
+        assert ((mean - p.grad).abs() <= 5 * error + bias * EPS).all(), name
