@@ -37,6 +37,25 @@ def test_flags_beat_a_checkpoint(tmp_path: Path) -> None:
     assert curves(run)["lr"][-1][1] == pytest.approx(2.5e-4)
 
 
+def test_what_a_resumed_run_does_otherwise_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    config = recipe(tmp_path)
+    fit(config, "--trainer.max_steps=4")
+    caplog.clear()
+    flags = ["--model.strategy.engine.distribution=rademacher", "--data.batch_size=4", "--model.strategy.lr=1e-5"]
+    fit(config, "--ckpt_path=last", "--trainer.max_steps=6", *flags)
+    said = caplog.text
+    for change in (
+        "strategy.engine.distribution=rademacher; it began with gaussian",
+        "data.batch_size=4; it began with 8",
+        "strategy.lr=1e-05; it began with 0.0001",
+    ):
+        assert change in said
+    caplog.clear()
+    fit(config, "--ckpt_path=last", "--trainer.max_steps=8", *flags)
+    assert "it began with" not in caplog.text
+
+
 def test_a_schedule_is_stepped_each_step_and_resumed(tmp_path: Path) -> None:
     config = recipe(tmp_path)
     flags = [

@@ -46,7 +46,7 @@ def run(dtype: str, probe: ProbeMode, arguments: argparse.Namespace, tick: Any) 
     for step in range(1, arguments.steps + 1):
         optimizer.step(lambda: model(data).float().square().mean())
         tick()
-        if step % arguments.every == 0:
+        if step % arguments.every == 0 or step == arguments.steps:
             steps.append(step)
             drifts.append(drift(model, start))
     same = all(torch.equal(bits(p), bits(q)) for p, q in zip(model.parameters(), start, strict=True))
@@ -88,7 +88,7 @@ def main() -> None:
     """Read the command line, run, and report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=2000)
-    parser.add_argument("--every", type=int, default=50, help="steps between measurements")
+    parser.add_argument("--every", type=int, default=50, help="steps between measurements (50); the last counts too")
     parser.add_argument("--width", type=int, default=256)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--plot", type=Path)

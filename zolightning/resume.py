@@ -10,6 +10,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from zolightning.errors import ConfigurationError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from torch import Tensor, nn
 
     from zolightning.finetuner import FineTuner
@@ -27,8 +29,37 @@ def make_record(module: FineTuner, recipe: Recipe | None) -> dict[str, Any]:
         "seed": module.run_seed,
         "forward_passes": module.forward_passes,
         "recipe": None if recipe is None else recipe.state_dict(),
+        "settings": settings_of(module),
         "strategy_state": module.strategy.state_dict(),
     }
+
+
+def settings_of(module: FineTuner) -> dict[str, object]:
+    """Return what a run's strategy and task were set to, by name."""
+    task = module.task
+    found = _flat("strategy.", vars(module.strategy))
+    numbers = {"batch_size": task.batch_size, "objective": task.objective, "options": tuple(task.options)}
+    return found | _flat("data.", numbers | vars(task.sizes) | {"data_seed": task.data_seed})
+
+
+def _flat(prefix: str, values: Mapping[str, object]) -> dict[str, object]:
+    """Return values that can be compared; of objects of this package, their own."""
+    found: dict[str, object] = {}
+    for name, value in values.items():
+        if value is None or isinstance(value, bool | int | float | str | tuple):
+            found[prefix + name] = value
+        elif type(value).__module__.startswith("zolightning."):
+            found |= _flat(f"{prefix}{name}.", vars(value))
+    return found
+
+
+def changes(saved: Mapping[str, object], now: Mapping[str, object]) -> list[str]:
+    """Return, in words, what a resumed run does otherwise than it began."""
+    return [
+        f"The run goes on with {name}={now[name]}; it began with {saved[name]}"
+        for name in now
+        if name in saved and saved[name] != now[name]
+    ]
 
 
 def drop_frozen(state: dict[str, Tensor], module: nn.Module) -> None:

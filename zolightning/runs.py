@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,13 +37,24 @@ def resolve_checkpoint(name: str, root: Path) -> Path:
     runs = [path.parent for path in root.glob("version_*/config.yaml")]
     if not runs:
         raise ConfigurationError(f"ckpt_path: no run under {root}; set trainer.default_root_dir to where the run was")
-    newest = max(runs, key=lambda run: int(run.name.removeprefix("version_")))
+    newest = max(runs, key=_number)
     checkpoint = newest / "checkpoints" / f"{name}.ckpt"
     if not checkpoint.is_file():
         raise ConfigurationError(
-            f"ckpt_path: the newest run, {newest}, ended before its first {name} checkpoint; name the file of another"
+            f"ckpt_path: the newest run, {newest}, has no {name} checkpoint; name the file of another"
+            f"{_nearest(runs, name)}"
         )
     return checkpoint
+
+
+def _nearest(runs: Sequence[Path], name: str) -> str:
+    """Return the checkpoint of the newest run that has one, as the end of a sentence."""
+    files = [run / "checkpoints" / f"{name}.ckpt" for run in sorted(runs, key=_number)]
+    return next((f": --ckpt_path {file}" for file in reversed(files) if file.is_file()), "")
+
+
+def _number(run: Path) -> int:
+    return int(run.name.removeprefix("version_"))
 
 
 def version_of(checkpoint: Path, root: Path) -> int | None:

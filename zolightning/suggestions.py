@@ -32,6 +32,8 @@ def suggest(message: str) -> str:
     if not nearest:
         listing = "; ".join(f"{family}: {', '.join(names)}" for family, names in families.items())
         return f"there is no class {name}. {listing}. A class of your own is named with its module, mymodule.{name}"
+    if name in {known for known, _ in nearest}:
+        return f"{name} is a class, but not one that can stand here. {message}"
     meant = " or ".join(known for known, _ in nearest)
     family = nearest[0][1]
     return f"there is no class {name}; did you mean {meant}? {family}: {', '.join(families[family])}"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -15,7 +16,17 @@ from zolightning.errors import ConfigurationError
 from zolightning.optim import Adam, Momentum, Sparsity, ZerothOrderOptimizer
 from zolightning.optim.estimators import Sides
 from zolightning.perturbation.options import EngineOptions, ProbeMode
-from zolightning.strategies import ZOSGD, ZerothOrder, ZOAdam, ZOSGDConservative, ZOSGDMomentum, ZOSGDSign
+from zolightning.strategies import (
+    FOSGD,
+    ZOSGD,
+    BlockwiseZO,
+    HybridZOFO,
+    ZerothOrder,
+    ZOAdam,
+    ZOSGDConservative,
+    ZOSGDMomentum,
+    ZOSGDSign,
+)
 
 SEED, LR, EPS, DECAY = 7, 3e-3, 1e-3, 0.1
 Loss = Callable[[], Tensor]
@@ -210,3 +221,23 @@ def test_state_is_float32_whatever_the_weights(strategy: ZerothOrder, numbers: i
     for p in model.parameters():
         kept = [value for key, value in optimizer.state[p].items() if key not in {"step", "age"}]
         assert [(value.dtype, value.shape) for value in kept] == [(torch.float32, p.shape)] * numbers
+
+
+@pytest.mark.parametrize(
+    ("make", "needed"),
+    [
+        (lambda: ZOSGD(math.inf, EPS), "lr"),
+        (lambda: ZOSGD(LR, math.nan), "eps"),
+        (lambda: ZOSGD(LR, EPS, num_queries=cast("int", 1.5)), "num_queries must be a whole number"),
+        (lambda: ZOSGD(LR, EPS, estimator=cast("Any", "both")), "estimator must be one of two_sided, one_sided"),
+        (lambda: ZOSGD(LR, EPS, mask=cast("Any", "small"), sparsity=0.5), "mask must be one of magnitude"),
+        (lambda: ZOSGDSign(LR, EPS, sign=cast("Any", "x")), "sign must be one of"),
+        (lambda: BlockwiseZO(ZOSGD(LR, EPS), order=cast("Any", "reverse")), "order must be one of sequential, joint"),
+        (lambda: BlockwiseZO(cast("Any", FOSGD(LR))), "method must be a ZerothOrder strategy.*FOSGD"),
+        (lambda: HybridZOFO(cast("Any", FOSGD(LR)), FOSGD(LR)), "zeroth must be a ZerothOrder strategy.*FOSGD"),
+        (lambda: EngineOptions(compiled=cast("Any", "yes")), "engine.compiled must be one of"),
+    ],
+)
+def test_a_value_that_is_none_of_those_allowed_is_refused(make: Callable[[], object], needed: str) -> None:
+    with pytest.raises(ConfigurationError, match=needed):
+        make()

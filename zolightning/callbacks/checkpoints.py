@@ -57,8 +57,19 @@ class LastCheckpoint(ModelCheckpoint):
     @override
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Say what an interrupted run has kept; a step may be half done, so nothing more is saved."""
-        if isinstance(exception, KeyboardInterrupt) and self.best_model_path:
-            rank_zero_info(f"Interrupted; {self.best_model_path} is kept. To go on, add --ckpt_path last")
+        if not isinstance(exception, KeyboardInterrupt):
+            return
+        step = trainer.global_step
+        if self.best_model_path:
+            rank_zero_info(
+                f"Interrupted at step {step}; {self.best_model_path}, of step {self._last_global_step_saved}, is kept. "
+                "To go on, add --ckpt_path last"
+            )
+        else:
+            rank_zero_info(
+                f"Interrupted at step {step}, before the first validation: nothing is kept. Set "
+                "trainer.val_check_interval to validate, and save, more often"
+            )
 
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from torch import nn
 
-from zolightning.errors import ConfigurationError
+from zolightning.errors import ConfigurationError, check_choice
 
 Granularity = Literal["layer", "half_layer", "linear"]
 Order = Literal["sequential", "joint"]
@@ -30,7 +30,7 @@ class Blocks:
         choice: which: `cycle` goes on where the last step ended, `sample` draws them anew.
 
     Raises:
-        ConfigurationError: if `blocks_per_step` is below 1.
+        ConfigurationError: if a choice is not one of those, or `blocks_per_step` is below 1.
     """
 
     granularity: Granularity = "layer"
@@ -39,7 +39,9 @@ class Blocks:
     choice: Choice = "cycle"
 
     def __post_init__(self) -> None:
-        """Check the number."""
+        """Check the choices and the number."""
+        for name, choices in (("granularity", Granularity), ("order", Order), ("choice", Choice)):
+            check_choice(name, getattr(self, name), get_args(choices))
         if self.blocks_per_step is not None and self.blocks_per_step < 1:
             raise ConfigurationError(
                 f"blocks_per_step must be at least 1, or null for all blocks, got {self.blocks_per_step}"

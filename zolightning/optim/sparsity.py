@@ -8,7 +8,7 @@ from typing import get_args
 import torch
 from torch import Tensor, nn
 
-from zolightning.errors import ConfigurationError
+from zolightning.errors import ConfigurationError, check_choice
 from zolightning.perturbation.masks import Score, Selection, kept, mask_of, ranks_by_zero, select_smallest
 from zolightning.perturbation.noise import Stream
 from zolightning.perturbation.rounding import wide
@@ -36,7 +36,8 @@ class Sparsity:
     resample_every: int | None = None
 
     def __post_init__(self) -> None:
-        """Check the numbers."""
+        """Check the score and the numbers."""
+        check_choice("mask", self.score, get_args(Score))
         if not 0.0 < self.keep_ratio <= 1.0:
             raise ConfigurationError(
                 f"keep_ratio is the fraction of weights to perturb and must lie in (0, 1], got {self.keep_ratio}"

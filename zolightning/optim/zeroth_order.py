@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import astuple
@@ -268,14 +269,14 @@ def check_hyperparameters(*, lr: float, eps: float, num_queries: int = 1, weight
     Raises:
         ConfigurationError: if a number is out of its range.
     """
-    if not lr >= 0:
-        raise ConfigurationError(f"lr must not be negative, got {lr}")
-    if not eps > 0:
-        raise ConfigurationError(f"eps, the smoothing parameter, must be positive, got {eps}; 1e-3 is usual")
-    if num_queries < 1:
-        raise ConfigurationError(f"num_queries must be at least 1, got {num_queries}")
-    if not weight_decay >= 0:
-        raise ConfigurationError(f"weight_decay must not be negative, got {weight_decay}")
+    if not 0 <= lr < math.inf:
+        raise ConfigurationError(f"lr must be a number from 0 on, got {lr}")
+    if not 0 < eps < math.inf:
+        raise ConfigurationError(f"eps, the smoothing parameter, must be a positive number, got {eps}; 1e-3 is usual")
+    if not isinstance(num_queries, int) or num_queries < 1:
+        raise ConfigurationError(f"num_queries must be a whole number from 1 on, got {num_queries}")
+    if not 0 <= weight_decay < math.inf:
+        raise ConfigurationError(f"weight_decay must be a number from 0 on, got {weight_decay}")
 
 
 def _write_steps(optimizer: Optimizer) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from zolightning.errors import ConfigurationError
+from zolightning.errors import ConfigurationError, check_choice
 from zolightning.perturbation.rounding import Rounding
 
 Distribution = Literal["gaussian", "rademacher", "sphere"]
@@ -48,10 +48,8 @@ class EngineOptions:
         """Check the choices."""
         allowed = {"distribution": Distribution, "probe": ProbeMode, "rounding": Rounding, "idle_rows": IdleRows}
         for name, choices in allowed.items():
-            if getattr(self, name) not in get_args(choices):
-                raise ConfigurationError(
-                    f"engine.{name} must be one of {', '.join(get_args(choices))}, got {getattr(self, name)!r}"
-                )
+            check_choice(f"engine.{name}", getattr(self, name), get_args(choices))
+        check_choice("engine.compiled", self.compiled, (None, True, False))
         if self.probe == "in_place" and self.idle_rows == "skip":
             raise ConfigurationError(
                 "engine.idle_rows: skip needs engine.probe: in_forward: an in-place probe does not see which rows a "

@@ -55,6 +55,9 @@ class Strategy(ABC):
     def configure(self, model: nn.Module, *, seed: int = 0) -> Optimizer:
         """Make a model ready and return its optimizer, for use without Lightning.
 
+        Zeroth-order strategies put the model in evaluation mode: with dropout on, probes would differ by more than the
+        direction.
+
         Args:
             model: the model; its parameters with requires_grad are trained.
             seed: the run's seed, 64 bits.

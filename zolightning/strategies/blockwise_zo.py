@@ -11,7 +11,7 @@ from typing_extensions import override
 from zolightning.optim.blocks import Blocks, Choice, Granularity, Order
 from zolightning.optim.estimators import Closure
 from zolightning.strategies.base import Card, Strategy
-from zolightning.strategies.zeroth_order import ZerothOrder
+from zolightning.strategies.zeroth_order import ZerothOrder, check_zeroth_order
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -34,7 +34,8 @@ class BlockwiseZO(Strategy):
         choice: which: `cycle` goes on where the last step ended, `sample` draws them anew.
 
     Raises:
-        ConfigurationError: if blocks_per_step is below 1.
+        ConfigurationError: if a choice is not one of those, blocks_per_step is below 1, or the method is no ZerothOrder
+            strategy.
     """
 
     card = Card(
@@ -52,6 +53,7 @@ class BlockwiseZO(Strategy):
         blocks_per_step: int | None = None,
         choice: Choice = "cycle",
     ) -> None:
+        check_zeroth_order("method", method)
         self.method = method
         self.method.blocks = Blocks(granularity, order, blocks_per_step, choice)
 

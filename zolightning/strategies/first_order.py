@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 
 from torch import Tensor, nn
@@ -29,10 +30,10 @@ class FirstOrder(Strategy):
     """
 
     def __init__(self, lr: float, weight_decay: float = 0.0, clip_norm: float | None = None) -> None:
-        if not lr >= 0:
-            raise ConfigurationError(f"lr must not be negative, got {lr}")
-        if not weight_decay >= 0:
-            raise ConfigurationError(f"weight_decay must not be negative, got {weight_decay}")
+        if not 0 <= lr < math.inf:
+            raise ConfigurationError(f"lr must be a number from 0 on, got {lr}")
+        if not 0 <= weight_decay < math.inf:
+            raise ConfigurationError(f"weight_decay must be a number from 0 on, got {weight_decay}")
         if clip_norm is not None and not clip_norm > 0:
             raise ConfigurationError(f"clip_norm must be positive, or null for no clipping, got {clip_norm}")
         self.lr = lr

@@ -14,7 +14,7 @@ from zolightning.optim.hybrid import HybridOptimizer
 from zolightning.optim.split import last_layers, training
 from zolightning.strategies.base import Card, Strategy
 from zolightning.strategies.first_order import FirstOrder
-from zolightning.strategies.zeroth_order import ZerothOrder
+from zolightning.strategies.zeroth_order import ZerothOrder, check_zeroth_order
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -52,6 +52,7 @@ class HybridZOFO(Strategy):
     def __init__(self, zeroth: ZerothOrder, first: FirstOrder, first_order_layers: int = 1) -> None:
         if first_order_layers < 0:
             raise ConfigurationError(f"first_order_layers must not be negative, got {first_order_layers}")
+        check_zeroth_order("zeroth", zeroth)
         self.zeroth = zeroth
         self.first = first
         self.first_order_layers = first_order_layers

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from typing_extensions import override
 
+from zolightning.errors import ConfigurationError, check_choice
 from zolightning.optim.blocks import Blocks
 from zolightning.optim.estimators import ESTIMATORS, Closure, Estimator, Sides
 from zolightning.optim.sparsity import sparsity_of
@@ -51,6 +52,7 @@ class ZerothOrder(Strategy):
         engine: EngineOptions = DEFAULT,
     ) -> None:
         check_hyperparameters(lr=lr, eps=eps, num_queries=num_queries, weight_decay=weight_decay)
+        check_choice("estimator", estimator, tuple(ESTIMATORS))
         self.lr = lr
         self.eps = eps
         self.num_queries = num_queries
@@ -109,3 +111,15 @@ class ZerothOrder(Strategy):
     @override
     def skipped(self, optimizer: Optimizer) -> Tensor | None:
         return optimizer.guard.counts if isinstance(optimizer, ZerothOrderOptimizer) else None
+
+
+def check_zeroth_order(name: str, method: object) -> None:
+    """Refuse a method that cannot be one part of another.
+
+    Raises:
+        ConfigurationError: if it is no ZerothOrder strategy.
+    """
+    if not isinstance(method, ZerothOrder):
+        raise ConfigurationError(
+            f"{name} must be a ZerothOrder strategy, such as ZOSGD or ZOAdam, got {type(method).__name__}"
+        )

@@ -6,6 +6,7 @@ from typing import Literal
 
 from typing_extensions import override
 
+from zolightning.errors import check_choice
 from zolightning.optim.estimators import Sides
 from zolightning.optim.rules import Sign
 from zolightning.optim.updates import Elementwise, SignOfProjections, Update
@@ -60,6 +61,7 @@ class ZOSGDSign(ZerothOrder):
         engine: EngineOptions = DEFAULT,
     ) -> None:
         super().__init__(lr, eps, num_queries, weight_decay, estimator, mask, sparsity, resample_every, engine)
+        check_choice("sign", sign, ("elementwise", "scalar"))
         self.sign = sign
 
     @override

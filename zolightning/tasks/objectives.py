@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torchmetrics import Metric
 
-from zolightning.errors import ConfigurationError
+from zolightning.errors import check_choice
 from zolightning.models.batch import OptionBatch
 from zolightning.models.scoring import mean_log_likelihoods
 
@@ -22,8 +22,7 @@ def check_objective(objective: str) -> None:
     Raises:
         ConfigurationError: If it is none of ``Objective``.
     """
-    if objective not in get_args(Objective):
-        raise ConfigurationError(f"objective must be one of {', '.join(get_args(Objective))}, got {objective!r}")
+    check_choice("objective", objective, get_args(Objective))
 
 
 def metric_loss(metric: Metric, scores: Tensor, batch: OptionBatch) -> Tensor:
