@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from typing import Any, cast
+from unittest import mock
 
 import pytest
 import torch
@@ -13,8 +14,9 @@ from torch import Tensor, nn
 from tests.helpers.models import Quadratic, language_loss, tiny_llama, tokens
 from tests.helpers.reference import direction, estimate_of
 from zolightning.errors import ConfigurationError
-from zolightning.optim import Adam, Momentum, Sparsity, ZerothOrderOptimizer
+from zolightning.optim import Adam, Elementwise, Momentum, Rule, Sign, Sparsity, ZerothOrderOptimizer
 from zolightning.optim.estimators import Sides
+from zolightning.perturbation import bundle
 from zolightning.perturbation.options import EngineOptions, ProbeMode
 from zolightning.strategies import (
     FOSGD,
@@ -241,3 +243,27 @@ def test_state_is_float32_whatever_the_weights(strategy: ZerothOrder, numbers: i
 def test_a_value_that_is_none_of_those_allowed_is_refused(make: Callable[[], object], needed: str) -> None:
     with pytest.raises(ConfigurationError, match=needed):
         make()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rule", [Sign(), Momentum(0.9), Adam()], ids=lambda rule: type(rule).__name__)
+def test_a_compiled_rule_is_the_eager_one(rule: Rule) -> None:
+    """As far as the noise is, to 2e-6 relative, with which the losses differ, and the states by their difference."""
+
+    def trained(compiled: bool) -> tuple[Tensor, list[Tensor]]:
+        torch.manual_seed(0)
+        model = nn.Linear(64, 129)
+        engine = EngineOptions(compiled=compiled)
+        optimizer = ZerothOrderOptimizer(
+            model, lr=1e-2, eps=1e-3, update=Elementwise(rule), sparsity=Sparsity(0.6), weight_decay=0.1, engine=engine
+        )
+        data = torch.ones(3, 64)
+        for _ in range(3):
+            optimizer.step(lambda: model(data).square().mean())
+        return model.weight.detach(), [optimizer.state[model.weight][name] for name in rule.states]
+
+    with mock.patch.object(bundle, "LIMIT", 0):
+        (ours, states), (theirs, others) = trained(True), trained(False)
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-4)
+    for state, other in zip(states, others, strict=True):
+        torch.testing.assert_close(state, other, rtol=1e-3, atol=1e-2)

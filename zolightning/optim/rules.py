@@ -13,7 +13,9 @@ from zolightning.errors import ConfigurationError
 
 
 class Rule(Protocol):
-    """A function from an estimate and the state to a move and the state after it.
+    """A function from an estimate and the state to a move and the state after it, in torch's operations.
+
+    It is compiled, once for all rules that are equal: a rule is a value, as a frozen dataclass is.
 
     Attributes:
         states: names of the tensors kept for every weight.

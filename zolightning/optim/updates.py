@@ -12,6 +12,7 @@ from typing_extensions import override
 from zolightning.errors import ConfigurationError
 from zolightning.optim.estimators import Closure, Estimate
 from zolightning.optim.rules import Rule
+from zolightning.perturbation.pieces import subtract_from
 from zolightning.perturbation.rounding import wide_dtype
 
 if TYPE_CHECKING:
@@ -106,16 +107,46 @@ class Elementwise:
         shares = estimate.projected_gradients / optimizer.num_queries
         for piece in optimizer.engine.pieces(optimizer.places(), shares):
             group, kept = groups[piece.name], optimizer.state[optimizer.engine.parameters[piece.name]]
+            taken = alive.to(piece.weight.device)
             if piece.first == 0:
                 # A parameter's own: steps may be skipped, or work on other blocks.
-                kept["age"] += alive.to(kept["age"].device)
-            states = {name: piece.of(kept[name]) for name in self.rule.states}
-            move, after = self.rule(piece.estimate, states, kept["age"])
-            for name, state in states.items():
-                state.copy_(torch.where(alive, after[name], state))
-            lr, decay = group["lr"], group["weight_decay"]
-            shrink = alive.to(move.dtype) * (lr * decay) if decay else None
-            piece.subtract(torch.where(alive, lr * move, 0.0), shrink)
+                kept["age"] += taken
+            rate = taken.to(piece.estimate.dtype) * group["lr"]
+            shrink = rate * group["weight_decay"] if group["weight_decay"] else None
+            states = tuple(piece.of(kept[name]) for name in self.rule.states)
+            optimizer.engine.run(
+                _move,
+                piece.weight,
+                piece.estimate,
+                piece.mask,
+                piece.words,
+                states,
+                self.rule,
+                kept["age"],
+                taken,
+                rate,
+                shrink,
+            )
+
+
+def _move(
+    weight: Tensor,
+    estimate: Tensor,
+    mask: Tensor | None,
+    words: Tensor | None,
+    states: tuple[Tensor, ...],
+    rule: Rule,
+    age: Tensor,
+    taken: Tensor,
+    rate: Tensor,
+    shrink: Tensor | None,
+) -> None:
+    """Move a piece by a rule and put its new state in the place of the old, if the step is taken; a kernel."""
+    before = dict(zip(rule.states, states, strict=True))
+    move, after = rule(estimate, before, age)
+    for name, state in before.items():
+        state.copy_(torch.where(taken, after[name], state))
+    subtract_from(weight, torch.where(taken, rate * move, 0.0), shrink, mask, words)
 
 
 class Conservative:

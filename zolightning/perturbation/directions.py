@@ -60,7 +60,7 @@ class Directions:
         self.moving = dict(self.parameters)
         self._words = parameter_words(name for name, _ in model.named_parameters())
         self._tables = {m.weight.shape for m in model.modules() if isinstance(m, nn.Embedding)}
-        self._compiler = Compiler(compiled, sum(parameter.numel() for parameter in self.parameters.values()))
+        self.compiler = Compiler(compiled, sum(parameter.numel() for parameter in self.parameters.values()))
         self._kind: Kind = "signs" if distribution == "rademacher" else "gaussian"
         self._on_sphere = distribution == "sphere"
         self._bundle: Bundle | None = None
@@ -98,7 +98,7 @@ class Directions:
             sizes = {name: weight.numel() for name, weight in self.moving.items()}
             streams = {name: self.stream(name, place) for name in sizes}
             device = next(iter(self.parameters.values())).device
-            norm = squared_norm(sizes, streams, device, self._compiler).sqrt()
+            norm = squared_norm(sizes, streams, device, self.compiler).sqrt()
             self._radii[place] = math.sqrt(sum(sizes.values())) / norm
         return values * self._radii[place].to(values.device, values.dtype)
 
@@ -138,20 +138,20 @@ class Directions:
 
     def fill(self, out: Tensor, weight: Tensor, motion: Motion, first: int = 0) -> None:
         """Write what a motion leaves of a weight into `out`, both flat [n]; the first element is number `first`."""
-        subtract(weight, motion, self._compiler, out, first)
+        subtract(weight, motion, self.compiler, out, first)
 
     def move_rows(self, rows: Tensor, numbers: Tensor, motion: Motion) -> None:
         """Move rows [n, width], of given numbers in their table, int64 [n], some at a time."""
         for part, starts in _some_at_a_time(rows, numbers):
-            part.copy_(moved_rows(part, starts, motion, self._compiler))
+            part.copy_(moved_rows(part, starts, motion, self.compiler))
 
     def sum_into(self, out: Tensor, weight: Tensor, motion: Motion, first: int = 0) -> None:
         """Write a motion's sum of directions into `out`; both flat [n], the first element is number `first`."""
-        sum_into(out, weight, motion, self._compiler, first)
+        sum_into(out, weight, motion, self.compiler, first)
 
     def rows_of(self, rows: Tensor, numbers: Tensor, motion: Motion) -> Tensor:
         """Return a motion's sum of directions for rows [n, width] of given numbers in their table, int64 [n]."""
-        return torch.cat([summed_rows(*part, motion, self._compiler) for part in _some_at_a_time(rows, numbers)])
+        return torch.cat([summed_rows(*part, motion, self.compiler) for part in _some_at_a_time(rows, numbers)])
 
     def subtract(
         self,
@@ -186,7 +186,7 @@ class Directions:
                 # Repeated rows are written more than once, each time the same.
                 table[numbers] = moved
             else:
-                subtract(weight.view(-1), motion, self._compiler)
+                subtract(weight.view(-1), motion, self.compiler)
         self._moved()
 
     def pieces(self, places: Sequence[Stream], shares: Tensor, rounding: Rounding) -> Iterator[Piece]:
@@ -202,7 +202,7 @@ class Directions:
         for name, parameter in self._large():
             motion = self.motion(name, places, of[name].coefficients)
             words = self._rounding_stream(name, places[0], rounding)
-            yield from in_pieces(name, parameter.detach().view(-1), motion, words, self._compiler)
+            yield from in_pieces(name, parameter.detach().view(-1), motion, words, self.compiler)
         self._moved()
 
     def _small_pieces(self, places: Sequence[Stream], of: Mapping[str, Step], rounding: Rounding) -> Iterator[Piece]:
@@ -261,7 +261,7 @@ class Directions:
                 for name, weight in self.parameters.items()
                 if weight.device == device and weight.shape not in self._tables
             }
-            self._bundle = Bundle(sizes, self._words, device, self._compiler)
+            self._bundle = Bundle(sizes, self._words, device, self.compiler)
         return self._bundle
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -163,6 +163,16 @@ class Engine:
         """
         self.restore()
         yield from self.directions.pieces(places, shares, self.options.rounding)
+
+    def run(self, kernel: Callable[..., None], weight: Tensor, *arguments: object) -> None:
+        """Run a kernel on the elements of a weight, compiled where that pays; see `Compiler.run`.
+
+        Args:
+            kernel: takes the elements and the arguments, and writes into tensors among them.
+            weight: the elements [n].
+            arguments: tensors [n] or [], and values that tell one code from another.
+        """
+        self.directions.compiler.run(kernel, weight.numel(), weight, *arguments)
 
     def _visit(self, name: str, rows: Tensor | None) -> None:
         self._visited.add(name)

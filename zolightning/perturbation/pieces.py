@@ -52,11 +52,18 @@ class Piece:
             change: in the dtype of the weight's arithmetic [n].
             decay: learning rate times weight decay [], or None for no decay.
         """
-        if decay is not None:
-            change = change + decay * wide(self.weight)
-        if self.mask is not None:
-            change = torch.where(self.mask, change, 0.0)
-        self.weight.copy_(stepped(self.weight, change, self.words))
+        subtract_from(self.weight, change, decay, self.mask, self.words)
+
+
+def subtract_from(
+    weight: Tensor, change: Tensor, decay: Tensor | None, mask: Tensor | None, words: Tensor | None
+) -> None:
+    """Subtract change + decay theta from the elements of a weight that may move; arguments as `Piece` has them."""
+    if decay is not None:
+        change = change + decay * wide(weight)
+    if mask is not None:
+        change = torch.where(mask, change, 0.0)
+    weight.copy_(stepped(weight, change, words))
 
 
 def in_pieces(name: str, flat: Tensor, motion: Motion, rounding: Stream | None, compiler: Compiler) -> Iterator[Piece]:
