@@ -64,8 +64,8 @@ def test_rows_are_chosen_by_name(shape: str, capsys: pytest.CaptureFixture[str])
     assert [row["name"] for row in rows] == ["two_forwards", "fo_sgd"]
     assert rows[0]["speedup_over_textbook"] is None
     with pytest.raises(SystemExit):
-        run("--shape", shape, "--only", "zo_adam")
-    assert "there is no zo_adam" in capsys.readouterr().err
+        run("--shape", shape, "--only", "zo_atom")
+    assert "there is no zo_atom" in capsys.readouterr().err
 
 
 def test_real_rows_have_a_sequence_for_each_option_in_the_textbook_alone(shared_data: Path, stories: Path) -> None:

@@ -13,6 +13,13 @@ head, of which only rows are looked up, too few to count.
 - in_place: three passes that read and write, 6 e, and two forwards, 2 e u.
 - signs are cut from words made just before, a bit a weight, written and read: 1/4 byte a pass over a weight. Stochastic
   rounding of half precision takes 16 bits, written and read: 4 bytes in the update.
+- random masks are made from a word a weight, in registers; one that is kept (`snip`) is read, a bit a weight a pass.
+- elementwise updates write the estimate, 4, and then read it, the weight and the state, and write weight and state:
+  4 + 4 + 2 e + 8 a number of state.
+- conservative: two probes more, and a forward.
+- blockwise: two probes of each block, whose forwards read all others as they are: 2 e u for each block but one.
+- forward_gradient: reads the weight, writes its tangent, and the forward reads both, twice the weight: 5 e u.
+- hybrid: a forward more, a backward that reads the upper part, and of its share h the 5 e of fo_sgd.
 - fo_sgd: forward and backward read, 2 e u; every gradient is written, read for the norm, read for the update, which
   reads and writes the weight: 5 e.
 - fo_adamw: as fo_sgd, but torch's operations of the update read and write 18 e: moments 8, denominator 6, weight 4.
@@ -29,7 +36,20 @@ import torch
 from bench.textbook import TextbookMeZO
 from bench.workload import Counts, Workload
 from zolightning.perturbation.options import Distribution, EngineOptions, IdleRows, ProbeMode
-from zolightning.strategies import FOSGD, ZOSGD, FOAdam, SparseMeZO, Strategy
+from zolightning.strategies import (
+    FOSGD,
+    ZOSGD,
+    BlockwiseZO,
+    FOAdam,
+    ForwardGradient,
+    HybridZOFO,
+    SparseMeZO,
+    Strategy,
+    ZOAdam,
+    ZOSGDConservative,
+    ZOSGDMomentum,
+    ZOSGDSign,
+)
 
 # So small that the weights are the same for everybody, for all that a step can tell.
 LR = 1e-8
@@ -84,9 +104,47 @@ def contenders() -> list[Contender]:
         _zeroth("in_forward", "gaussian", idle_rows="skip"),
         _zeroth("in_forward", "gaussian", sparse=True),
         _zeroth("in_forward", "rademacher", sparse=True),
+        *_others(),
         _first("fo_sgd", FOSGD(lr=LR), 5),
         _first("fo_adamw", FOAdam(lr=LR), 20),
     ]
+
+
+def _others() -> list[Contender]:
+    """Return a row of every other strategy: Gaussian directions, probes in the forward."""
+    plain = ZOSGD(lr=LR, eps=EPS)
+    dense = partial(_zeroth_bytes, plain.engine)
+    return [
+        _strategy("zo_sgd_random", ZOSGD(LR, EPS, mask="random", sparsity=1 - KEEP_RATIO), dense),
+        _strategy("zo_sgd_snip", ZOSGD(LR, EPS, mask="snip", sparsity=1 - KEEP_RATIO), lambda n: dense(n) + 3 / 8),
+        _strategy("zo_sgd_sign", ZOSGDSign(LR, EPS), lambda n: dense(n) + 8),
+        _strategy("zo_sgd_momentum", ZOSGDMomentum(LR, EPS), lambda n: dense(n) + 16),
+        _strategy("zo_adam", ZOAdam(LR, EPS), lambda n: dense(n) + 24),
+        _strategy(
+            "zo_sgd_conservative", ZOSGDConservative(LR, EPS), lambda n: dense(n) + 7 * n.size * n.used / n.total
+        ),
+        _strategy(
+            "blockwise_zo", BlockwiseZO(plain), lambda n: dense(n) + 2 * (n.blocks - 1) * n.size * n.used / n.total
+        ),
+        _strategy("forward_gradient", ForwardGradient(LR), lambda n: dense(n) - n.size * n.used / n.total),
+        _strategy(
+            "hybrid_zofo",
+            HybridZOFO(plain, FOSGD(LR), 1),
+            lambda n: dense(n) + n.size * (n.used / n.total + 6 * n.upper),
+        ),
+    ]
+
+
+def _strategy(name: str, strategy: Strategy, moved: Callable[[Counts], float]) -> Contender:
+    return Contender(
+        name,
+        partial(_start, strategy),
+        moved,
+        strategy=type(strategy).__name__,
+        probe="in_forward",
+        distribution="gaussian",
+        transient=True,
+    )
 
 
 def _zeroth(

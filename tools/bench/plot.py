@@ -14,6 +14,7 @@ _COLOURS = {
     "textbook_mezo": "#c44e52",
     "fo": "#dd8452",
     "sparse": "#55a868",
+    "hybrid": "#8172b3",
     "zo": "#4c72b0",
 }
 _MIB = 1 << 20
@@ -65,4 +66,4 @@ def _time_label(row: dict[str, Any]) -> str:
 
 
 def _colour(name: str) -> str:
-    return _COLOURS.get(name) or _COLOURS[name.split("_")[0]]
+    return _COLOURS.get(name) or _COLOURS.get(name.split("_")[0], _COLOURS["zo"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
@@ -54,7 +55,8 @@ class BlockwiseZO(Strategy):
         choice: Choice = "cycle",
     ) -> None:
         check_zeroth_order("method", method)
-        self.method = method
+        # A copy, because the method itself may be used elsewhere.
+        self.method = copy.copy(method)
         self.method.blocks = Blocks(granularity, order, blocks_per_step, choice)
 
     @property
