@@ -115,19 +115,19 @@ def _others() -> list[Contender]:
     plain = ZOSGD(lr=LR, eps=EPS)
     dense = partial(_zeroth_bytes, plain.engine)
     return [
-        _strategy("zo_sgd_random", ZOSGD(LR, EPS, mask="random", sparsity=1 - KEEP_RATIO), dense),
-        _strategy("zo_sgd_snip", ZOSGD(LR, EPS, mask="snip", sparsity=1 - KEEP_RATIO), lambda n: dense(n) + 3 / 8),
-        _strategy("zo_sgd_sign", ZOSGDSign(LR, EPS), lambda n: dense(n) + 8),
-        _strategy("zo_sgd_momentum", ZOSGDMomentum(LR, EPS), lambda n: dense(n) + 16),
-        _strategy("zo_adam", ZOAdam(LR, EPS), lambda n: dense(n) + 24),
-        _strategy(
+        of_strategy("zo_sgd_random", ZOSGD(LR, EPS, mask="random", sparsity=1 - KEEP_RATIO), dense),
+        of_strategy("zo_sgd_snip", ZOSGD(LR, EPS, mask="snip", sparsity=1 - KEEP_RATIO), lambda n: dense(n) + 3 / 8),
+        of_strategy("zo_sgd_sign", ZOSGDSign(LR, EPS), lambda n: dense(n) + 8),
+        of_strategy("zo_sgd_momentum", ZOSGDMomentum(LR, EPS), lambda n: dense(n) + 16),
+        of_strategy("zo_adam", ZOAdam(LR, EPS), lambda n: dense(n) + 24),
+        of_strategy(
             "zo_sgd_conservative", ZOSGDConservative(LR, EPS), lambda n: dense(n) + 7 * n.size * n.used / n.total
         ),
-        _strategy(
+        of_strategy(
             "blockwise_zo", BlockwiseZO(plain), lambda n: dense(n) + 2 * (n.blocks - 1) * n.size * n.used / n.total
         ),
-        _strategy("forward_gradient", ForwardGradient(LR), lambda n: dense(n) - n.size * n.used / n.total),
-        _strategy(
+        of_strategy("forward_gradient", ForwardGradient(LR), lambda n: dense(n) - n.size * n.used / n.total),
+        of_strategy(
             "hybrid_zofo",
             HybridZOFO(plain, FOSGD(LR), 1),
             lambda n: dense(n) + n.size * (n.used / n.total + 6 * n.upper),
@@ -135,7 +135,8 @@ def _others() -> list[Contender]:
     ]
 
 
-def _strategy(name: str, strategy: Strategy, moved: Callable[[Counts], float]) -> Contender:
+def of_strategy(name: str, strategy: Strategy, moved: Callable[[Counts], float]) -> Contender:
+    """Return the row of a strategy with Gaussian directions and probes in the forward, made anew for each turn."""
     return Contender(
         name,
         partial(_start, strategy),
