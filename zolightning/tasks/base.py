@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
-from torchmetrics import Metric, MetricCollection
+from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
 from zolightning.errors import ConfigurationError
@@ -19,7 +19,14 @@ from zolightning.models.scoring import mean_log_likelihoods, option_scores, toke
 from zolightning.models.sharing import PromptSharing
 from zolightning.tasks.encoding import Question
 from zolightning.tasks.loader import EvaluationLoader, LengthGroupedBatches, ResumableLoader
-from zolightning.tasks.objectives import Objective, check_objective, metric_loss, objective_loss, objective_weight
+from zolightning.tasks.objectives import (
+    Objective,
+    check_objective,
+    metric_loss,
+    metric_to_maximise,
+    objective_loss,
+    objective_weight,
+)
 from zolightning.tasks.prepared import PreparedSplits, prepare_splits
 from zolightning.tasks.records import Record, read_file
 from zolightning.tasks.source import Source
@@ -96,7 +103,7 @@ class Task(LightningDataModule, ABC):
                     f"{type(self).__name__} has {len(self.options)} options {list(self.options)}, got {options}"
                 )
             self.options = tuple(options)
-        self._metric = self._metric_to_maximise(metric)
+        self._metric = metric_to_maximise(self.objective, self.metrics(), metric)
         self._splits: Splits | None = None
         self._prepared: PreparedSplits | None = None
         self._sharing: PromptSharing | None = None
@@ -280,16 +287,6 @@ class Task(LightningDataModule, ABC):
     def differentiable(self) -> bool:
         """Whether the loss has a gradient."""
         return self.objective != "metric"
-
-    def _metric_to_maximise(self, name: str | None) -> Metric | None:
-        if self.objective != "metric":
-            if name is not None:
-                raise ConfigurationError(f"metric={name} is for objective: metric, but objective is {self.objective}")
-            return None
-        metrics = {str(known): metric for known, metric in self.metrics().items()}
-        if name is not None and name not in metrics:
-            raise ConfigurationError(f"metric must be one of {', '.join(metrics)}, got {name!r}")
-        return metrics[next(iter(metrics)) if name is None else name]
 
     def _train_examples(self) -> Sequence[Example]:
         examples = self.prepared.examples["train"]

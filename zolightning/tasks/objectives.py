@@ -7,9 +7,9 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
-from torchmetrics import Metric
+from torchmetrics import Metric, MetricCollection
 
-from zolightning.errors import check_choice
+from zolightning.errors import ConfigurationError, check_choice
 from zolightning.models.batch import OptionBatch
 from zolightning.models.scoring import mean_log_likelihoods
 
@@ -23,6 +23,27 @@ def check_objective(objective: str) -> None:
         ConfigurationError: If it is none of ``Objective``.
     """
     check_choice("objective", objective, get_args(Objective))
+
+
+def metric_to_maximise(objective: Objective, metrics: MetricCollection, name: str | None) -> Metric | None:
+    """Return the metric that training maximises, or None if the objective is another.
+
+    Args:
+        objective: The task's.
+        metrics: The task's.
+        name: Of one of them, or None for the first.
+
+    Raises:
+        ConfigurationError: If there is none of that name, or a name is given that the objective has no use for.
+    """
+    if objective != "metric":
+        if name is not None:
+            raise ConfigurationError(f"metric={name} is for objective: metric, but objective is {objective}")
+        return None
+    named = {str(known): metric for known, metric in metrics.items()}
+    chosen = next(iter(named)) if name is None else name
+    check_choice("metric", chosen, tuple(named))
+    return named[chosen]
 
 
 def metric_loss(metric: Metric, scores: Tensor, batch: OptionBatch) -> Tensor:
