@@ -27,13 +27,12 @@ from zolightning.optim.recipe import Recipe
 from zolightning.perturbation.phases import phase
 from zolightning.resume import (
     KEY,
-    changes,
+    announce_changes,
     check_continuation,
     drop_frozen,
     load_best,
     make_record,
     record_of,
-    settings_of,
 )
 from zolightning.strategies import Strategy
 from zolightning.tasks import Task
@@ -295,8 +294,7 @@ class FineTuner(LightningModule):
             rank_zero_info(f"The run goes on with the seed that it began with, {saved['seed']}")
             self.seed = saved["seed"]
             self.task.order_seed = self.run_seed
-        for change in changes(saved.get("settings", {}), settings_of(self)):
-            rank_zero_info(change)
+        announce_changes(saved, self)
         self._resumed = saved["recipe"]
         self.forward_passes = saved["forward_passes"]
         self.strategy.load_state_dict(saved["strategy_state"])

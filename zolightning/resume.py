@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.utilities import rank_zero_info
 
 from zolightning.errors import ConfigurationError
 
@@ -53,13 +54,12 @@ def _flat(prefix: str, values: Mapping[str, object]) -> dict[str, object]:
     return found
 
 
-def changes(saved: Mapping[str, object], now: Mapping[str, object]) -> list[str]:
-    """Return, in words, what a resumed run does otherwise than it began."""
-    return [
-        f"The run goes on with {name}={now[name]}; it began with {saved[name]}"
-        for name in now
-        if name in saved and saved[name] != now[name]
-    ]
+def announce_changes(saved: Mapping[str, Any], module: FineTuner) -> None:
+    """Say what a resumed run does otherwise than the run that a checkpoint's record is of."""
+    began = saved["settings"]
+    for name, value in settings_of(module).items():
+        if name in began and began[name] != value:
+            rank_zero_info(f"The run goes on with {name}={value}; it began with {began[name]}")
 
 
 def drop_frozen(state: dict[str, Tensor], module: nn.Module) -> None:
