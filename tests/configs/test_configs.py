@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import inspect
+import json
 from pathlib import Path
 
 import pytest
 import yaml
 
 from tests.conftest import ROOT
+from tests.helpers.runs import fit, recipe
 from zolightning import strategies
 from zolightning.cli import main
 
@@ -47,3 +49,9 @@ def test_a_strategy_group_states_every_argument(path: Path) -> None:
     group = yaml.safe_load(path.read_text())
     arguments = inspect.signature(getattr(strategies, group["class_path"]).__init__).parameters.keys() - {"self"}
     assert group["init_args"].keys() == arguments
+
+
+@pytest.mark.parametrize("path", [path for path in GROUPS if not overlay(path)], ids=lambda path: path.stem)
+def test_a_strategy_group_runs_on_the_sample(path: Path, tmp_path: Path) -> None:
+    run = fit(recipe(tmp_path), "--model.strategy", str(path), "--trainer.max_steps=2")
+    assert json.loads((run / "result.json").read_text())["steps"] == 2

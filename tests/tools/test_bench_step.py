@@ -169,3 +169,29 @@ def test_the_tool_imports_where_the_command_lines_dependencies_are_absent() -> N
     absent = "sys.modules.update(dict.fromkeys(['datasets', 'jsonargparse', 'lightning', 'matplotlib']))"
     code = f"import sys; {absent}; sys.path.insert(0, 'tools'); import bench_step"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+# Numbers of float32 that a strategy keeps for every weight.
+KEPT = {
+    "zo_sgd_in_forward_gaussian": 0,
+    "sparse_mezo_in_forward_gaussian": 0,
+    "zo_sgd_random": 0,
+    "zo_sgd_snip": 1 / 32,
+    "zo_sgd_sign": 0,
+    "zo_sgd_conservative": 0,
+    "blockwise_zo": 0,
+    "zo_sgd_momentum": 1,
+    "zo_adam": 2,
+}
+
+
+@pytest.mark.slow
+def test_a_step_holds_what_two_forwards_do_and_the_documented_state() -> None:
+    """With four mebibytes for scratch and pieces of a weight."""
+    work = random_work(build("llama-15m", "float32", CPU), 16, 64, CPU)
+    chosen = [one for one in contenders() if one.name in KEPT or one.name == "two_forwards"]
+    results = Bench(work).run(chosen, 0, lambda _: None)
+    peaks = {result.contender.name: result.peak or 0 for result in results}
+    for name, numbers in KEPT.items():
+        state = 4 * numbers * work.counts().total
+        assert state < peaks[name] <= peaks["two_forwards"] + state + (4 << 20), name
