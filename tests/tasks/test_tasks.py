@@ -13,13 +13,19 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from zolightning.errors import ConfigurationError
-from zolightning.tasks import RTE, SST2, BoolQ, JsonlTask, SampleReviews, Task
+from zolightning.tasks import CB, COPA, PIQA, RTE, SST2, WSC, BoolQ, JsonlTask, SampleReviews, Task, WiC, WinoGrande
 from zolightning.tasks.records import Record
 
 HUB: dict[type[Task], tuple[str, str | None]] = {
     SST2: ("stanfordnlp/sst2", None),
     BoolQ: ("google/boolq", None),
     RTE: ("nyu-mll/glue", "rte"),
+    CB: ("aps/super_glue", "cb"),
+    WiC: ("aps/super_glue", "wic"),
+    WSC: ("aps/super_glue", "wsc.fixed"),
+    COPA: ("aps/super_glue", "copa"),
+    WinoGrande: ("allenai/winogrande", "winogrande_m"),
+    PIQA: ("baber/piqa", None),
 }
 ROWS: dict[type[Task], list[dict[str, Any]]] = {
     SST2: [{"idx": 0, "sentence": "a fine film ", "label": 1}, {"idx": 1, "sentence": "dull", "label": 0}],
@@ -31,6 +37,42 @@ ROWS: dict[type[Task], list[dict[str, Any]]] = {
         {"idx": 0, "sentence1": "It rains.", "sentence2": "It is dry.", "label": 1},
         {"idx": 1, "sentence1": "It rains.", "sentence2": "It is wet.", "label": 0},
     ],
+    CB: [
+        {"premise": "It rains.", "hypothesis": "it is wet", "label": 0},
+        {"premise": "Does it rain?", "hypothesis": "it is wet", "label": 2},
+    ],
+    WiC: [
+        {"word": "run", "sentence1": "Run rogue.", "sentence2": "She ran.", "label": 0},
+        {"word": "ice", "sentence1": "Ice melts.", "sentence2": "Thin ice.", "label": 1},
+    ],
+    WSC: [
+        {"text": "Mark told Pete. He lied.", "span1_text": "Mark", "span2_text": "He", "label": 1},
+        {"text": "Mark told Pete. He lied.", "span1_text": "Pete", "span2_text": "He", "label": 0},
+    ],
+    COPA: [
+        {
+            "premise": "It rained.",
+            "choice1": "I got wet.",
+            "choice2": "The sun rose.",
+            "question": "effect",
+            "label": 0,
+        },
+        {
+            "premise": "It was wet.",
+            "choice1": "The sun rose.",
+            "choice2": "It rained.",
+            "question": "cause",
+            "label": 1,
+        },
+    ],
+    WinoGrande: [
+        {"sentence": "Ian ate because _ was hungry.", "option1": "Ian", "option2": "Dennis", "answer": "1"},
+        {"sentence": "_ slept, not Ian.", "option1": "Ian", "option2": "Dennis", "answer": "2"},
+    ],
+    PIQA: [
+        {"goal": "Cool tea.", "sol1": "Add ice. ", "sol2": "Add fire.", "label": 0},
+        {"goal": "dresser", "sol1": "a", "sol2": "b", "label": 1},
+    ],
 }
 READ: dict[type[Task], list[tuple[str, str]]] = {
     SST2: [("a fine film It was", " great"), ("dull It was", " terrible")],
@@ -39,6 +81,33 @@ READ: dict[type[Task], list[tuple[str, str]]] = {
         ('It rains.\nDoes this mean that "It is dry." is true? Yes or No?\n', "No"),
         ('It rains.\nDoes this mean that "It is wet." is true? Yes or No?\n', "Yes"),
     ],
+    CB: [
+        ('Suppose It rains. Can we infer that "it is wet"? Yes, No, or Maybe?\n', "Yes"),
+        ('Suppose Does it rain? Can we infer that "it is wet"? Yes, No, or Maybe?\n', "Maybe"),
+    ],
+    WiC: [
+        (
+            'Does the word "run" have the same meaning in these two sentences? Yes, No?\nRun rogue.\nShe ran.\n',
+            "No",
+        ),
+        (
+            'Does the word "ice" have the same meaning in these two sentences? Yes, No?\nIce melts.\nThin ice.\n',
+            "Yes",
+        ),
+    ],
+    WSC: [
+        (
+            'Mark told Pete. He lied.\nIn the previous sentence, does the pronoun "he" refer to Mark? Yes or No?\n',
+            "Yes",
+        ),
+        (
+            'Mark told Pete. He lied.\nIn the previous sentence, does the pronoun "he" refer to Pete? Yes or No?\n',
+            "No",
+        ),
+    ],
+    COPA: [("It rained so", " I got wet."), ("It was wet because", " it rained.")],
+    WinoGrande: [("Ian ate because", " Ian was hungry."), ("", "Dennis slept, not Ian.")],
+    PIQA: [("Question: Cool tea.\nAnswer:", " Add ice."), ("Question: dresser\nAnswer:", " b")],
 }
 
 
@@ -61,7 +130,17 @@ def test_from_the_hub(kind: type[Task], monkeypatch: pytest.MonkeyPatch) -> None
 
 @pytest.mark.parametrize(
     ("kind", "folder", "counts"),
-    [(SST2, "SST-2", (1000, 500, 872)), (RTE, "RTE", (1000, 500, 277)), (BoolQ, "BoolQ", (1000, 500, 1000))],
+    [
+        (SST2, "SST-2", (1000, 500, 872)),
+        (RTE, "RTE", (1000, 500, 277)),
+        (BoolQ, "BoolQ", (1000, 500, 1000)),
+        (CB, "CB", (150, 100, 56)),
+        (WiC, "WiC", (1000, 500, 638)),
+        (WSC, "WSC", (454, 100, 104)),
+        (COPA, "COPA", (300, 100, 100)),
+        (WinoGrande, "WinoGrande", (1000, 500, 1000)),
+        (PIQA, "PIQA", (1000, 500, 338)),
+    ],
 )
 def test_the_official_files(
     kind: type[Task], folder: str, counts: tuple[int, int, int], shared_data: Path, stories: Path
@@ -73,11 +152,11 @@ def test_the_official_files(
     task.connect(AutoTokenizer.from_pretrained(stories), 512, seed=0)
     model = AutoModelForCausalLM.from_pretrained(stories)
     first = next(iter(task.train_dataloader()))
-    # One-token options share their prompt's sequence.
+    # One-token options share their prompt's sequence, and of an `lm` objective there is the right option alone.
     assert first.input_ids.size(0) == 16
     with torch.no_grad():
         loss = task.loss(model, first)
-    assert 0.1 < loss.item() < 5
+    assert 0.1 < loss.item() < 8
 
 
 def test_zero_shot_accuracy_on_real_data(shared_data: Path, stories: Path) -> None:
@@ -176,7 +255,7 @@ def test_other_reviews_of_the_samples_kind(tmp_path: Path) -> None:
     assert {record.origin.split(":")[0] for record in splits.dev} == {"dev.jsonl"}
 
 
-@pytest.mark.parametrize("kind", [SST2, BoolQ, RTE, JsonlTask, SampleReviews])
+@pytest.mark.parametrize("kind", [*HUB, JsonlTask, SampleReviews])
 def test_every_argument_is_documented(kind: type[Task]) -> None:
     documented = next(base.__doc__ for base in kind.__mro__ if "__init__" in vars(base)) or ""
     for name in inspect.signature(kind).parameters:

@@ -42,10 +42,11 @@ class Task(LightningDataModule, ABC):
     Args:
         batch_size: Training examples per step, over all devices.
         eval_batch_size: Examples per validation, test or prediction batch. Default: four times ``batch_size``.
-        num_train: Training examples, from the official training split.
+        num_train: Training examples, from the official training split. Default: the task's own, 1,000 in most.
         num_dev: Development examples to select by, from the official training split too; none is a training example.
-        num_test: Test examples, from the official validation split, or all of it where it has fewer. Only ``test`` and
-            ``predict`` use them.
+            Default: the task's own, 500 in most.
+        num_test: Test examples, from the official validation split, or all of it where it has fewer; 1,000 by default.
+            Only ``test`` and ``predict`` use them.
         data_dir: A folder with the official files. Default: the Hugging Face hub, or its local cache.
         options: Other words for the options, in their order, each with its leading space where it needs one.
         objective: ``classification``: cross-entropy over the options' length-normalised log-likelihoods. ``lm``: minus
@@ -65,15 +66,16 @@ class Task(LightningDataModule, ABC):
     options: tuple[str, ...]
     labels: Mapping[str, int]
     default_objective: Objective = "classification"
+    default_sizes: ClassVar[SplitSizes] = SplitSizes(1000, 500, 1000)
 
     def __init__(
         self,
         *,
         batch_size: int = 16,
         eval_batch_size: int | None = None,
-        num_train: int = 1000,
-        num_dev: int = 500,
-        num_test: int = 1000,
+        num_train: int | None = None,
+        num_dev: int | None = None,
+        num_test: int | None = None,
         data_dir: str | None = None,
         options: list[str] | None = None,
         objective: Objective | None = None,
@@ -91,7 +93,12 @@ class Task(LightningDataModule, ABC):
             raise ConfigurationError(
                 f"max_length must be at least 2 (a prompt token and an option's), got {max_length}"
             )
-        self.sizes = SplitSizes(num_train, num_dev, num_test)
+        own = self.default_sizes
+        self.sizes = SplitSizes(
+            own.train if num_train is None else num_train,
+            own.dev if num_dev is None else num_dev,
+            own.test if num_test is None else num_test,
+        )
         self.data_dir = None if data_dir is None else Path(data_dir).expanduser()
         self.objective: Objective = self.default_objective if objective is None else objective
         check_objective(self.objective)
@@ -141,6 +148,7 @@ class Task(LightningDataModule, ABC):
         if self.source is None:
             raise ConfigurationError(f"{type(self).__name__} must state its source, or override read()")
         train, validation = self.source.read_hub() if self.data_dir is None else self.source.read_folder(self.data_dir)
+        validation = [record for row in validation for record in self.unpack(row)]
         self.check(validation)
         if train is None:
             rank_zero_info(
@@ -148,8 +156,13 @@ class Task(LightningDataModule, ABC):
                 f"from {self.source.validation_file}"
             )
             return split_three_ways(validation, self.sizes, self.data_seed, "validation")
+        train = [record for row in train for record in self.unpack(row)]
         self.check(train)
         return split_official(train, validation, self.sizes, self.data_seed)
+
+    def unpack(self, record: Record) -> list[Record]:
+        """The records that a row of the official files holds: itself, in most tasks."""
+        return [record]
 
     def place(self) -> str:
         """Where the records are read from."""

@@ -27,9 +27,9 @@ class JsonlTask(Task):
         data_dir: The folder that relative file names start from. Default: the working directory.
         batch_size: Training examples per step, over all devices.
         eval_batch_size: Examples per validation, test or prediction batch. Default: four times ``batch_size``.
-        num_train: Training examples.
-        num_dev: Development examples to select by; none is a training example.
-        num_test: Test examples, or as many as there are. Only ``test`` and ``predict`` use them.
+        num_train: Training examples; 1,000 by default.
+        num_dev: Development examples to select by, 500 by default; none is a training example.
+        num_test: Test examples, 1,000 by default, or as many as there are. Only ``test`` and ``predict`` use them.
         objective: ``classification``: cross-entropy over the options' length-normalised log-likelihoods. ``lm``: minus
             the log-likelihood of the right option's tokens, the mean over tokens. ``metric``: minus a metric of the
             batch, for strategies that probe; of micro-batches it is the mean of theirs. Default: the task's own.
@@ -52,9 +52,9 @@ class JsonlTask(Task):
         data_dir: str | None = None,
         batch_size: int = 16,
         eval_batch_size: int | None = None,
-        num_train: int = 1000,
-        num_dev: int = 500,
-        num_test: int = 1000,
+        num_train: int | None = None,
+        num_dev: int | None = None,
+        num_test: int | None = None,
         objective: Objective | None = None,
         metric: str | None = None,
         max_length: int = 2048,

@@ -25,6 +25,15 @@ class Record:
     origin: str
 
 
+def flattened(record: Record, name: str) -> Record:
+    """Return a record with the fields of one of its fields among its own; without that field, the record itself."""
+    inner = record.fields.get(name)
+    if not isinstance(inner, Mapping):
+        return record
+    own = {key: value for key, value in record.fields.items() if key != name}
+    return Record({**own, **inner}, record.origin)
+
+
 def read_file(path: Path) -> list[Record]:
     """Read every record of a ``.jsonl``, ``.tsv`` (a header line, no quoting) or ``.csv`` (a header line) file.
 
