@@ -32,7 +32,9 @@ from zolightning.resume import (
     drop_frozen,
     load_best,
     make_record,
+    name_of,
     record_of,
+    strategy_settings,
 )
 from zolightning.strategies import Strategy
 from zolightning.tasks import Task
@@ -92,6 +94,7 @@ class FineTuner(LightningModule):
         self.strict_loading = scheme == "full"
         self.backbone = backbone
         self.strategy = strategy
+        self.strategy_settings = strategy_settings(strategy)
         self.dtype_name: Dtype = dtype
         self.scheme: Scheme = scheme
         self.attention: Attention = attention
@@ -288,7 +291,7 @@ class FineTuner(LightningModule):
         saved = record_of(checkpoint, self.scheme)
         if self.trainer.state.fn != TrainerFn.FITTING:
             return
-        strategy, steps = type(self.strategy).__name__, checkpoint["global_step"]
+        strategy, steps = name_of(self.strategy), checkpoint["global_step"]
         check_continuation(saved, strategy, self.dtype_name, steps, self.trainer.max_steps)
         if saved["seed"] != self.run_seed:
             rank_zero_info(f"The run goes on with the seed that it began with, {saved['seed']}")

@@ -9,6 +9,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_info
 
 from zolightning.errors import ConfigurationError
+from zolightning.strategies.base import Strategy
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,7 +27,7 @@ def make_record(module: FineTuner, recipe: Recipe | None) -> dict[str, Any]:
     return {
         "scheme": module.scheme,
         "dtype": module.dtype_name,
-        "strategy": type(module.strategy).__name__,
+        "strategy": name_of(module.strategy),
         "seed": module.run_seed,
         "forward_passes": module.forward_passes,
         "recipe": None if recipe is None else recipe.state_dict(),
@@ -35,12 +36,29 @@ def make_record(module: FineTuner, recipe: Recipe | None) -> dict[str, Any]:
     }
 
 
+def name_of(strategy: Strategy) -> str:
+    """Return what a strategy is, with the methods that it is made of: only the same can take up its optimizer's state.
+
+    Example:
+        >>> from zolightning.strategies import ZOSGD, BlockwiseZO
+        >>> name_of(BlockwiseZO(ZOSGD(lr=1e-6, eps=1e-3)))
+        'BlockwiseZO(ZOSGD)'
+    """
+    parts = [name_of(value) for value in vars(strategy).values() if isinstance(value, Strategy)]
+    return type(strategy).__name__ + (f"({', '.join(parts)})" if parts else "")
+
+
 def settings_of(module: FineTuner) -> dict[str, object]:
     """Return what a run's strategy and task were set to, by name."""
     task = module.task
-    found = _flat("strategy.", vars(module.strategy))
-    numbers = {"batch_size": task.batch_size, "objective": task.objective, "options": tuple(task.options)}
-    return found | _flat("data.", numbers | vars(task.sizes) | {"data_seed": task.data_seed})
+    data: dict[str, object] = {"batch_size": task.batch_size, "objective": task.objective, "options": task.options}
+    data |= vars(task.sizes) | {"data_seed": task.data_seed, "max_length": task.max_length, "place": task.place()}
+    return module.strategy_settings | _flat("data.", data)
+
+
+def strategy_settings(strategy: Strategy) -> dict[str, object]:
+    """Return what a strategy was set to, by name; call it before training, which may change what a strategy holds."""
+    return _flat("strategy.", vars(strategy))
 
 
 def _flat(prefix: str, values: Mapping[str, object]) -> dict[str, object]:
@@ -56,7 +74,8 @@ def _flat(prefix: str, values: Mapping[str, object]) -> dict[str, object]:
 
 def announce_changes(saved: Mapping[str, Any], module: FineTuner) -> None:
     """Say what a resumed run does otherwise than the run that a checkpoint's record is of."""
-    began = saved["settings"]
+    # Earlier versions did not note them.
+    began = saved.get("settings", {})
     for name, value in settings_of(module).items():
         if name in began and began[name] != value:
             rank_zero_info(f"The run goes on with {name}={value}; it began with {began[name]}")

@@ -50,7 +50,7 @@ class Method:
     make: Callable[[float], Strategy]
     reference: Step
     lr: float
-    state: int = 0
+    state: float = 0
 
 
 def trained(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -149,26 +149,59 @@ def at_random(model: nn.Module, loss: Loss, number: int, lr: float, kept: Kept) 
     by_estimate(itself, masks=masks)(model, loss, number, lr, kept)
 
 
-def blockwise(model: nn.Module, loss: Loss, number: int, lr: float, kept: Kept) -> None:
+def snip(model: nn.Module, loss: Loss, number: int, lr: float, kept: Kept) -> None:
+    """Step on the half of each matrix with the largest |theta df/dtheta| at the first step."""
+    if not kept:
+        for name, gradient in gradients_of(model, loss).items():
+            p = trained(model)[name].detach()
+            if p.ndim > 1:
+                order = (gradient * p).abs().flatten().sort(descending=True, stable=True).indices
+                kept[name] = torch.zeros_like(p, dtype=torch.bool)
+                kept[name].view(-1)[order[: round(0.5 * p.numel())]] = True
+    by_estimate(itself, masks=kept)(model, loss, number, lr, kept)
+
+
+def blockwise(move: Callable[[Parts, Tensor, Kept], Parts]) -> Step:
+    """Return a step along a function of the estimate, block by block."""
+
+    def step(model: nn.Module, loss: Loss, number: int, lr: float, kept: Kept) -> None:
+        in_blocks(model, loss, number, lr, kept, move)
+
+    return step
+
+
+def in_blocks(
+    model: nn.Module,
+    loss: Loss,
+    number: int,
+    lr: float,
+    kept: Kept,
+    move: Callable[[Parts, Tensor, Kept], Parts],
+) -> None:
     names, parameters = {p: name for name, p in trained(model).items()}, trained(model)
     for block in partition(model, names, "layer"):
         for p in parameters.values():
             p.requires_grad_(names[p] in block)
-        by_estimate(itself)(model, loss, number, lr, kept)
+        by_estimate(move)(model, loss, number, lr, kept)
     for p in parameters.values():
         p.requires_grad_(True)
 
 
-def hybrid(model: nn.Module, loss: Loss, number: int, lr: float, kept: Kept) -> None:
-    parameters = trained(model)
-    upper = last_layers(model, {p: name for name, p in parameters.items()}, 1)
-    gradients = gradients_of(model, loss)
-    for name, p in parameters.items():
-        p.requires_grad_(name not in upper)
-    by_estimate(itself)(model, loss, number, lr, kept)
-    for p in parameters.values():
-        p.requires_grad_(True)
-    subtract(model, {name: gradients[name] for name in upper}, lr)
+def hybrid(below: Callable[[Parts, Tensor, Kept], Parts], above: Callable[[Parts, Tensor, Kept], Parts]) -> Step:
+    """Return a step along a function of the estimate below the last block, and of the gradient from there on."""
+
+    def step(model: nn.Module, loss: Loss, number: int, lr: float, kept: Kept) -> None:
+        parameters = trained(model)
+        upper = last_layers(model, {p: name for name, p in parameters.items()}, 1)
+        gradients = {name: g for name, g in gradients_of(model, loss).items() if name in upper}
+        for name, p in parameters.items():
+            p.requires_grad_(name not in upper)
+        by_estimate(below)(model, loss, number, lr, kept)
+        for p in parameters.values():
+            p.requires_grad_(True)
+        subtract(model, above(gradients, torch.zeros(()), kept), lr)
+
+    return step
 
 
 METHODS: dict[str, Method] = {
@@ -180,14 +213,19 @@ METHODS: dict[str, Method] = {
     "ZOSGD random mask": Method(
         lambda lr: ZOSGD(lr, EPS, mask="random", sparsity=0.5, resample_every=4), at_random, 5e-3
     ),
+    "ZOSGD snip": Method(lambda lr: ZOSGD(lr, EPS, mask="snip", sparsity=0.5), snip, 5e-3, state=1 / 32),
     "ZOSGDSign": Method(lambda lr: ZOSGDSign(lr, EPS), by_estimate(signs), 3e-3),
     "ZOSGDMomentum": Method(lambda lr: ZOSGDMomentum(lr, EPS), by_estimate(momentum), 5e-4, state=1),
     "ZOSGDConservative": Method(lambda lr: ZOSGDConservative(lr, EPS), conservative, 3e-3),
     "ZOAdam": Method(lambda lr: ZOAdam(lr, EPS), by_estimate(adam), 3e-3, state=2),
     "SparseMeZO": Method(lambda lr: SparseMeZO(lr, EPS, 0.3), sparse_mezo, 5e-3),
     "ForwardGradient": Method(lambda lr: ForwardGradient(lr), forward_gradient, 3e-3),
-    "BlockwiseZO": Method(lambda lr: BlockwiseZO(ZOSGD(lr, EPS)), blockwise, 3e-3),
-    "HybridZOFO": Method(lambda lr: HybridZOFO(ZOSGD(lr, EPS), FOSGD(lr), 1), hybrid, 3e-3),
+    "BlockwiseZO": Method(lambda lr: BlockwiseZO(ZOSGD(lr, EPS)), blockwise(itself), 3e-3),
+    "HybridZOFO": Method(lambda lr: HybridZOFO(ZOSGD(lr, EPS), FOSGD(lr), 1), hybrid(itself, itself), 3e-3),
+    "BlockwiseZO of ZOAdam": Method(lambda lr: BlockwiseZO(ZOAdam(lr, EPS)), blockwise(adam), 3e-3, state=2),
+    "HybridZOFO of ZOAdam and FOAdam": Method(
+        lambda lr: HybridZOFO(ZOAdam(lr, EPS), FOAdam(lr), 1), hybrid(adam, adam), 3e-3, state=2
+    ),
     "FOSGD": Method(lambda lr: FOSGD(lr), by_gradient(itself), 3e-2),
     "FOAdam": Method(lambda lr: FOAdam(lr), by_gradient(adam), 3e-3, state=2),
 }

@@ -14,4 +14,4 @@ def both_paths(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
         monkeypatch.setattr(bundle, "LIMIT", 0)
         # Of signs, 2,048 make a unit, which a chunk must begin at.
         monkeypatch.setattr(motion, "_CHUNK", {"cpu": 2048})
-        monkeypatch.setattr(pieces, "_ELEMENTS", 2048)
+        monkeypatch.setattr(pieces, "_ELEMENTS", {"cpu": 2048})

@@ -16,7 +16,7 @@ from zolightning.errors import ConfigurationError
 from zolightning.optim import ZerothOrderOptimizer
 from zolightning.optim.blocks import Blocks, Granularity, Order, partition
 from zolightning.perturbation.options import EngineOptions, ProbeMode
-from zolightning.strategies import ZOSGD, BlockwiseZO, Strategy, ZOAdam
+from zolightning.strategies import ZOSGD, BlockwiseZO, Strategy, ZOAdam, ZOSGDConservative
 
 LR, EPS, SEED = 1e-2, 1e-3, 3
 GRANULARITIES: tuple[Granularity, ...] = ("layer", "half_layer", "linear")
@@ -135,6 +135,45 @@ def test_a_block_s_adam_counts_its_own_updates() -> None:
                 parameters[name].sub_(LR * (m / (1 - 0.9**age)) / ((v / (1 - 0.999**age)).sqrt() + 1e-8))
     for mine, reference in zip(ours.parameters(), theirs.parameters(), strict=True):
         torch.testing.assert_close(mine, reference, rtol=0, atol=1e-8)
+
+
+def test_a_deferred_conservative_step_looks_where_it_is() -> None:
+    """Its loss at the weights is of before the other blocks moved: another forward a block finds it anew."""
+    model, batch, calls = tiny_llama(), tokens(), [0]
+    method = ZOSGDConservative(LR, EPS, estimator="one_sided")
+    for order, forwards in (("sequential", 4), ("joint", 5)):
+        optimizer = BlockwiseZO(method, order=cast("Order", order)).configure(model, seed=SEED)
+        assert isinstance(optimizer, ZerothOrderOptimizer)
+        with torch.no_grad():
+            optimizer.check(lambda: language_loss(model, batch))
+        calls[0] = 0
+
+        def loss() -> torch.Tensor:
+            calls[0] += 1
+            return language_loss(model, batch)
+
+        optimizer.step(loss)
+        assert calls[0] == forwards * len(optimizer.blocks)
+
+
+@pytest.mark.parametrize("order", ["sequential", "joint"])
+def test_a_block_whose_loss_is_not_finite(order: Order) -> None:
+    """It stays; with joint updates all stay."""
+    model, batch, calls = tiny_llama(), tokens(), [0]
+    optimizer = BlockwiseZO(ZOSGD(LR, EPS), order=order).configure(model, seed=SEED)
+    assert isinstance(optimizer, ZerothOrderOptimizer)
+    optimizer.check(lambda: language_loss(model, batch))
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+
+    def loss() -> torch.Tensor:
+        calls[0] += 1
+        return language_loss(model, batch) * (float("nan") if calls[0] == 3 else 1.0)
+
+    optimizer.step(loss)
+    moved = {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
+    expected = set(before) - set(optimizer.blocks[1]) if order == "sequential" else set()
+    assert moved == expected
+    assert optimizer.guard.counts.tolist() == [1, 1, 1]
 
 
 def test_the_method_s_hooks_are_called() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 
 from tests.helpers.models import language_loss, tiny_llama, tokens
@@ -146,6 +147,33 @@ def test_a_resumed_run_has_the_masks_of_the_run(score: Score, steps: int) -> Non
     for _ in range(7 - steps):
         resumed.step(lambda: language_loss(parts, batch))
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), parts.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("adapters", [False, True])
+def test_snip_is_exact_where_saliency_is_zero(adapters: bool) -> None:
+    """In rows that no token looks up, and in adapters before their first step."""
+    model: nn.Module = tiny_llama(tied=False)
+    if adapters:
+        model = get_peft_model(model, LoraConfig(r=4, target_modules=["q_proj", "down_proj"]))
+    optimizer = ZerothOrderOptimizer(model, lr=0.1, eps=1e-3, sparsity=Sparsity(0.1, "snip"))
+    batch = torch.ones(2, 5, dtype=torch.int64)
+    optimizer.step(lambda: model(input_ids=batch).logits[:, -1, :2].float().logsumexp(-1).mean())
+    for name, p in optimizer.engine.parameters.items():
+        if p.ndim > 1:
+            mask = mask_of(optimizer.engine.selections[name], p.detach().flatten())
+            assert int(mask.sum()) == round(0.1 * p.numel()), name
+
+
+def test_snip_forgets_gradients_of_others() -> None:
+    def bits(stale: bool) -> list[Tensor]:
+        model, batch = tiny_llama(), tokens()
+        for p in model.parameters():
+            p.grad = torch.ones_like(p) if stale else None
+        optimizer = ZerothOrderOptimizer(model, lr=0.0, eps=1e-3, sparsity=Sparsity(0.1, "snip"))
+        optimizer.step(lambda: language_loss(model, batch))
+        return [one.bits for one in optimizer.engine.selections.values() if one.bits is not None]
+
+    assert all(torch.equal(one, other) for one, other in zip(bits(False), bits(True), strict=True))
 
 
 def test_snip_without_a_gradient_is_refused() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, cast
 from unittest import mock
 
@@ -243,6 +244,40 @@ def test_state_is_float32_whatever_the_weights(strategy: ZerothOrder, numbers: i
 def test_a_value_that_is_none_of_those_allowed_is_refused(make: Callable[[], object], needed: str) -> None:
     with pytest.raises(ConfigurationError, match=needed):
         make()
+
+
+def test_a_checkpoint_of_another_update_is_refused() -> None:
+    saved = configured(ZOSGDSign(LR, EPS, sign="scalar"), Quadratic()).state_dict()
+    with pytest.raises(ConfigurationError, match=r"kept nothing.*needs age"):
+        configured(ZOAdam(LR, EPS), Quadratic()).load_state_dict(saved)
+
+
+def test_a_rule_is_a_value() -> None:
+    assert Adam(cast("Any", [0.9, 0.99])) == Adam((0.9, 0.99))
+
+    @dataclass
+    class Changing:
+        states: tuple[str, ...] = ()
+
+    with pytest.raises(ConfigurationError, match="frozen dataclass"):
+        Elementwise(cast("Any", Changing()))
+
+
+def test_a_candidate_whose_loss_is_not_finite_is_not_taken() -> None:
+    model = Quadratic()
+    optimizer = configured(ZOSGDConservative(LR, EPS), model)
+    optimizer.check(model)
+    before, calls = [p.detach().clone() for p in model.parameters()], [0]
+
+    def loss() -> Tensor:
+        calls[0] += 1
+        # Two probes, here, and two candidates.
+        value: Tensor = model()
+        return value + (-math.inf if calls[0] > 3 else 0.0)
+
+    optimizer.step(loss)
+    assert calls[0] == 5
+    assert all(torch.equal(p, q) for p, q in zip(model.parameters(), before, strict=True))
 
 
 @pytest.mark.slow

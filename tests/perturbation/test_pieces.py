@@ -23,7 +23,7 @@ def cut(
 ) -> tuple[dict[str, list[Piece]], dict[str, Tensor]]:
     """Return the pieces of a layer, and its weights after each was moved by the square of its estimate."""
     monkeypatch.setattr(bundle, "LIMIT", 0)
-    monkeypatch.setattr(pieces, "_ELEMENTS", elements)
+    monkeypatch.setattr(pieces, "_ELEMENTS", {"cpu": elements})
     torch.manual_seed(0)
     layer = nn.Linear(64, 129, dtype=dtype)
     directions = Directions(layer, distribution, compiled=False)

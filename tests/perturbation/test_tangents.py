@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 from tests.helpers.families import PROBED, build, tiny
 from tests.helpers.models import tiny_llama, tokens
@@ -14,7 +16,7 @@ from tests.helpers.reference import direction
 from zolightning.errors import ConfigurationError
 from zolightning.optim import Sparsity, forward_mode
 from zolightning.optim.zeroth_order import ZerothOrderOptimizer
-from zolightning.perturbation import bundle, probe
+from zolightning.perturbation import bundle, probe, tangents
 from zolightning.perturbation.options import Distribution, EngineOptions
 from zolightning.strategies import ForwardGradient
 
@@ -62,6 +64,38 @@ def test_row_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(probe, "SCRATCH_BYTES", 1)
     forward, backward = slopes(tiny("llama", vocab_size=131, **wide), tokens(length=7), "gaussian")
     torch.testing.assert_close(forward, backward, rtol=1e-6, atol=1e-6)
+
+
+def test_a_tangent_is_as_large_as_the_rows_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To a view torch would give one as large as the whole weight."""
+    sizes: list[float] = []
+    made = tangents._dual
+
+    def watched(weight: Tensor, tangent: Tensor) -> Tensor:
+        dual = made(weight, tangent)
+        kept = forward_ad.unpack_dual(dual).tangent  # type: ignore[no-untyped-call]
+        sizes.append(kept.untyped_storage().nbytes() / (kept.numel() * kept.element_size()))
+        return dual
+
+    monkeypatch.setattr(bundle, "LIMIT", 0)
+    monkeypatch.setattr(probe, "SCRATCH_BYTES", 1)
+    monkeypatch.setattr(tangents, "_dual", watched)
+    layer = nn.Linear(64, 128, bias=False)
+    optimizer = ForwardGradient(1e-2).configure(layer)
+    assert isinstance(optimizer, ZerothOrderOptimizer)
+    with torch.no_grad():
+        forward_mode(optimizer, lambda: layer(torch.ones(3, 64)).sum(), 1e-3, 1)
+    assert sizes == [1.0] * 4
+
+
+def test_a_loss_that_is_not_finite_has_no_estimate() -> None:
+    layer = nn.Linear(4, 4)
+    optimizer = ForwardGradient(1e-2).configure(layer)
+    assert isinstance(optimizer, ZerothOrderOptimizer)
+    with torch.no_grad():
+        estimate = forward_mode(optimizer, lambda: layer(torch.ones(3, 4)).sum() + math.inf, 1e-3, 1)
+    assert not estimate.finite
+    assert float(estimate.projected_gradients) == 0.0
 
 
 def test_a_mask_masks_the_tangent() -> None:

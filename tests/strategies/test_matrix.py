@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -18,10 +19,12 @@ from tests.helpers.methods import EPS, METHODS, SEED
 from tests.helpers.models import Quadratic, language_loss, tokens
 from zolightning import strategies
 from zolightning.optim import forward_mode, one_sided, two_sided
-from zolightning.optim.estimators import Estimator
+from zolightning.optim.estimators import Estimate, Estimator
+from zolightning.optim.first_order import FirstOrderOptimizer
+from zolightning.optim.hybrid import HybridOptimizer
 from zolightning.optim.zeroth_order import ZerothOrderOptimizer
 from zolightning.perturbation import bundle
-from zolightning.strategies import ZOSGD, Strategy
+from zolightning.strategies import Strategy
 
 BATCH = tokens()
 every_method = pytest.mark.parametrize("name", METHODS)
@@ -133,24 +136,40 @@ def test_state_is_what_is_documented(name: str, scheme: str, dtype: torch.dtype)
     """In float32 whatever the weights are, but for backpropagation, whose optimizers are torch's."""
     method, model = METHODS[name], model_of(scheme, dtype)
     optimizer = run(method.make(1e-3), model, 1)
-    width = 4 if not name.startswith("FO") else dtype.itemsize
-    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    values = [value for state in optimizer.state.values() for value in state.values() if isinstance(value, Tensor)]
-    large = [value for value in values if value.ndim > 0]
-    assert sum(value.numel() * value.element_size() for value in large) == method.state * width * trained
+    parts: list[Any] = [optimizer.zeroth, optimizer.first] if isinstance(optimizer, HybridOptimizer) else [optimizer]
+    held = expected = 0.0
+    for part in parts:
+        width = dtype.itemsize if isinstance(part, FirstOrderOptimizer) else 4
+        expected += method.state * width * sum(p.numel() for group in part.param_groups for p in group["params"])
+        values = [value for state in part.state.values() for value in state.values() if isinstance(value, Tensor)]
+        held += sum(value.numel() * value.element_size() for value in values if value.ndim > 0)
+    # Bits are kept in whole units of 2,048, and one more of each matrix.
+    slack = 512 * len(list(model.parameters())) if method.state == 1 / 32 else 0
+    assert abs(held - expected) <= slack
 
 
-def test_one_query_is_a_query() -> None:
+def test_one_query_of_two_is_one_query() -> None:
+    """With the second projected gradient zero, and twice the learning rate for their mean."""
+
+    def first_of_two(prober: Any, closure: Callable[[], Tensor], eps: float, num_queries: int) -> Estimate:
+        found = two_sided(prober, closure, eps, num_queries)
+        return replace(found, projected_gradients=found.projected_gradients * torch.tensor([1.0, 0.0]))
+
     one, other = model_of("full", torch.float32), model_of("full", torch.float32)
-    run(ZOSGD(1e-2, EPS), one, 3)
-    run(ZOSGD(1e-2, EPS, num_queries=1), other, 3)
+    optimizers = [
+        ZerothOrderOptimizer(one, lr=1e-2, eps=EPS, seed=SEED),
+        ZerothOrderOptimizer(other, lr=2e-2, eps=EPS, seed=SEED, num_queries=2, estimator=first_of_two),
+    ]
+    for optimizer, model in zip(optimizers, (one, other), strict=True):
+        for _ in range(3):
+            optimizer.step(loss_of(model))
     assert same(weights(one), weights(other))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("estimator", "bias"), [(two_sided, 0.0), (one_sided, 1.0), (forward_mode, 0.0)])
-def test_the_mean_of_estimates_is_the_gradient(estimator: Estimator, bias: float) -> None:
-    """Within five standard errors of each element, and of a one-sided difference what it bears of the curvature."""
+@pytest.mark.parametrize("estimator", [two_sided, one_sided, forward_mode])
+def test_the_mean_of_estimates_is_the_gradient(estimator: Estimator) -> None:
+    """Within five standard errors of each element; the curvature, even in z, is in a one-sided one's variance alone."""
     model = Quadratic()
     optimizer = ZerothOrderOptimizer(model, lr=0.0, eps=EPS, num_queries=20_000, seed=SEED, estimator=estimator)
     torch.autograd.backward(model())
@@ -166,5 +185,4 @@ def test_the_mean_of_estimates_is_the_gradient(estimator: Estimator, bias: float
             square += term * term
         mean = total / len(places)
         error = ((square / len(places) - mean * mean) / len(places)).sqrt()
-        # E[z^T H z z] / 2 is zero for a direction whose law is even, whatever H: a one-sided bias is in the variance.
-        assert ((mean - p.grad).abs() <= 5 * error + bias * EPS).all(), name
+        assert ((mean - p.grad).abs() <= 5 * error).all(), name

@@ -19,7 +19,8 @@ head, of which only rows are looked up, too few to count.
 - conservative: two probes more, and a forward.
 - blockwise: two probes of each block, whose forwards read all others as they are: 2 e u for each block but one.
 - forward_gradient: reads the weight, writes its tangent, and the forward reads both, twice the weight: 5 e u.
-- hybrid: a forward more, a backward that reads the upper part, and of its share h the 5 e of fo_sgd.
+- hybrid: a forward more, e u; its upper part takes 2 e u for the probes' forwards, e for the backward and the 5 e of
+  fo_sgd's update, as many as the 6 e u and 2 e of a dense step.
 - fo_sgd: forward and backward read, 2 e u; every gradient is written, read for the norm, read for the update, which
   reads and writes the weight: 5 e.
 - fo_adamw: as fo_sgd, but torch's operations of the update read and write 18 e: moments 8, denominator 6, weight 4.
@@ -130,7 +131,7 @@ def _others() -> list[Contender]:
         of_strategy(
             "hybrid_zofo",
             HybridZOFO(plain, FOSGD(LR), 1),
-            lambda n: dense(n) + n.size * (n.used / n.total + 6 * n.upper),
+            lambda n: dense(n) + n.size * n.used / n.total,
         ),
     ]
 

@@ -15,7 +15,6 @@ from zolightning.models.batch import Example, OptionBatch, collate
 from zolightning.models.loading import load_tokenizer, max_positions
 from zolightning.models.scoring import mean_log_likelihoods, token_log_likelihoods, token_logits
 from zolightning.optim.blocks import partition
-from zolightning.optim.split import last_layers
 
 # The first numbers of a vocabulary are often special tokens.
 _SPECIAL = 4
@@ -58,14 +57,12 @@ class Workload:
         looked_up[head] = head.numel()
         total = sum(parameter.numel() for parameter in parameters)
         names = {parameter: name for name, parameter in self.model.named_parameters()}
-        upper = last_layers(self.model, names, 1)
         return Counts(
             total,
             total - sum(looked_up.values()),
             head.numel(),
             parameters[0].element_size(),
             len(partition(self.model, names, "layer")),
-            sum(parameter.numel() for parameter, name in names.items() if name in upper) / total,
         )
 
 
@@ -79,7 +76,6 @@ class Counts:
         head: those of the output head, tied or not.
         size: bytes of a weight.
         blocks: parts that a block-wise step probes one at a time.
-        upper: the share of weights in the last block and in what follows it.
     """
 
     total: int
@@ -87,7 +83,6 @@ class Counts:
     head: int
     size: int
     blocks: int
-    upper: float
 
 
 def random_work(model: nn.Module, batch: int, length: int, device: torch.device) -> Workload:

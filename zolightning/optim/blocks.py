@@ -25,7 +25,8 @@ class Blocks:
     Args:
         granularity: `layer` a transformer block each, `half_layer` its attention and the rest of it, `linear` each
             module that holds parameters. What lies outside of transformer blocks is a block a module in every case.
-        order: `sequential` updates each block before the next one is probed, `joint` all after the last.
+        order: `sequential` updates each block before the next one is probed, `joint` all after the last. Where a loss
+            is not finite, the former skips the block, the latter the step.
         blocks_per_step: how many blocks a step works on, or None for all.
         choice: which: `cycle` goes on where the last step ended, `sample` draws them anew.
 

@@ -47,6 +47,11 @@ class Estimate:
     finite: Tensor
     here: Tensor | None = None
 
+    def deferred(self, finite: Tensor) -> Estimate:
+        """Return the estimate for an update that comes after others, to be taken only if a condition holds, bool []."""
+        # By then the loss at the weights is another.
+        return Estimate(self.loss, torch.where(finite, self.projected_gradients, 0.0), self.finite & finite)
+
 
 def two_sided(prober: Prober, closure: Closure, eps: float, num_queries: int) -> Estimate:
     """Simultaneous perturbation (SPSA): g_i = (f(theta + eps z_i) - f(theta - eps z_i)) / (2 eps).
@@ -74,8 +79,8 @@ def one_sided(prober: Prober, closure: Closure, eps: float, num_queries: int) ->
     """Forward differences: g_i = (f(theta + eps z_i) - f(theta)) / eps.
 
     The randomised gradient estimator of ZO-Bench, arXiv 2402.11592, with forward differences. It takes q + 1 forwards
-    instead of 2q; E[g z] is the gradient up to O(eps), and a difference bears the curvature along z, which a two-sided
-    one cancels.
+    instead of 2q; E[g z] is the gradient up to O(eps^2), because the curvature along z is even in it; it adds to the
+    variance, where a two-sided difference cancels it.
 
     Args:
         prober: perturbs the weights.
@@ -118,7 +123,8 @@ def forward_mode(prober: Prober, closure: Closure, eps: float, num_queries: int)
                 )
             losses.append(loss.detach())
             slopes.append(slope.detach())
-    projected, finite = _guarded(torch.stack(slopes))
+    # A loss that is not finite may have a slope that is.
+    projected, finite = _guarded(torch.stack(slopes) + 0.0 * torch.stack(losses))
     return Estimate(torch.stack(losses).mean(), projected, finite, losses[0])
 
 

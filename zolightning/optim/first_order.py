@@ -27,7 +27,7 @@ def backpropagate(optimizer: Optimizer, closure: Closure | None, clip_norm: floa
         clip_norm: the largest norm of the whole gradient, or None.
 
     Raises:
-        ConfigurationError: if no closure is given.
+        ConfigurationError: if no closure is given, or its loss has no gradient.
     """
     if closure is None:
         raise ConfigurationError("a first-order step needs a closure that returns the loss: optimizer.step(closure)")
@@ -37,7 +37,10 @@ def backpropagate(optimizer: Optimizer, closure: Closure | None, clip_norm: floa
         if loss.requires_grad:
             loss.backward()  # type: ignore[no-untyped-call]
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    norm = nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    if not gradients:
+        raise ConfigurationError("the closure's loss has no gradient: compute it from the model, with its graph")
+    norm = nn.utils.get_total_norm(gradients)
     if clip_norm is not None:
         nn.utils.clip_grads_with_norm_(parameters, clip_norm, norm)
     return wide(loss.detach()), torch.isfinite(loss.detach()) & torch.isfinite(norm)

@@ -81,12 +81,21 @@ class HybridOptimizer(Optimizer):
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore both states."""
+        """Restore both states.
+
+        Raises:
+            ConfigurationError: if the parts are not those of the checkpoint.
+        """
         state, groups = state_dict["state"], state_dict["param_groups"]
         offset, cut = len(self._probed), len(self.zeroth.param_groups)
         one = {number: kept for number, kept in state.items() if number < offset}
         other = {number - offset: kept for number, kept in state.items() if number >= offset}
         self.zeroth.load_state_dict({"state": one, "param_groups": groups[:cut]})
+        if len(groups) - cut != len(self.first.param_groups):
+            raise ConfigurationError(
+                f"the checkpoint has {len(groups)} groups of parameters, this optimizer {len(self.param_groups)}: "
+                "resume with the first_order_layers that the run began with"
+            )
         own = [_renumbered(group, -offset) for group in groups[cut:]]
         self.first.load_state_dict({"state": other, "param_groups": own})
         # Loading makes new groups.

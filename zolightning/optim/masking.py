@@ -21,7 +21,15 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 # What a mask adds to the state of a parameter.
-KEYS = ("threshold", "cut", "bits")
+_KEYS = ("threshold", "cut", "bits")
+
+
+def forget(optimizer: ZerothOrderOptimizer) -> None:
+    """Drop all masks, and what is kept of them."""
+    optimizer.engine.selections.clear()
+    for state in optimizer.state.values():
+        for key in _KEYS:
+            state.pop(key, None)
 
 
 class Masking:
@@ -35,7 +43,7 @@ class Masking:
     def __init__(self, optimizer: ZerothOrderOptimizer, sparsity: Sparsity) -> None:
         self._optimizer = optimizer
         self._sparsity = sparsity
-        self._picked: int | None = None
+        optimizer.param_groups[0]["picked"] = None
         if sparsity.score != "snip":
             self._pick(optimizer.step_count)
             return
@@ -57,9 +65,6 @@ class Masking:
 
     def restore(self) -> None:
         """Take up the masks that a loaded state holds."""
-        step = self._optimizer.step_count
-        snip = self._sparsity.score == "snip"
-        self._picked = None if snip and step == 0 else self._sparsity.begun(max(step - 1, 0))
         selections = self._optimizer.engine.selections
         selections.clear()
         for name, parameter in self._covered().items():
@@ -74,19 +79,21 @@ class Masking:
         if closure is not None and self._sparsity.score == "snip":
             gradients = self._gradients(closure)
             if gradients is None and self._picked is not None:
-                log.warning("step %d: the gradient is not finite, so the masks stay as they are", step)
+                log.warning("step %d: the gradient is zero or not finite, so the masks stay as they are", step)
                 return
             if gradients is None:
-                raise ConfigurationError("mask: snip takes the gradient of the first batch, and it is not finite")
-        self._picked = begun = self._sparsity.begun(step)
-        selections = self._optimizer.engine.selections
-        selections.clear()
+                raise ConfigurationError(
+                    "mask: snip goes by the gradient of the loss, and that of the first batch is zero or not finite: "
+                    "use another mask"
+                )
+        begun = self._sparsity.begun(step)
+        self._optimizer.param_groups[0]["picked"] = begun
+        forget(self._optimizer)
+        selections, compiler = self._optimizer.engine.selections, self._optimizer.engine.directions.compiler
         for name, parameter in self._covered().items():
             state = self._optimizer.state[parameter]
-            for key in KEYS:
-                state.pop(key, None)
             gradient = None if gradients is None else gradients.pop(name)
-            selection = self._sparsity.select(parameter, self._stream(name, begun), gradient)
+            selection = self._sparsity.select(parameter, self._stream(name, begun), compiler, gradient)
             if selection is not None:
                 selections[name] = selection
                 state.update(threshold=selection.threshold, cut=selection.cut)
@@ -94,8 +101,10 @@ class Masking:
                     state["bits"] = selection.bits
 
     def _gradients(self, closure: Closure) -> dict[str, Tensor] | None:
-        """Return the gradient of each parameter by name, or None if it is not finite."""
+        """Return the gradient of each parameter by name, or None if it is zero or not finite."""
         parameters = self._optimizer.engine.parameters
+        for parameter in parameters.values():
+            parameter.grad = None
         with torch.enable_grad():
             loss = closure()
             if loss.requires_grad:
@@ -104,9 +113,14 @@ class Masking:
         for name, parameter in parameters.items():
             found[name] = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
             parameter.grad = None
-        if not any(bool(gradient.count_nonzero()) for gradient in found.values()):
-            raise ConfigurationError("mask: snip goes by the gradient of the loss, and there is none: use another mask")
-        return found if all(bool(gradient.isfinite().all()) for gradient in found.values()) else None
+        finite = all(bool(gradient.isfinite().all()) for gradient in found.values())
+        return found if finite and any(bool(gradient.any()) for gradient in found.values()) else None
+
+    @property
+    def _picked(self) -> int | None:
+        """The step at which the masks in force were picked, in a parameter group, so that a checkpoint has it."""
+        picked: int | None = self._optimizer.param_groups[0]["picked"]
+        return picked
 
     def _covered(self) -> dict[str, nn.Parameter]:
         parameters = self._optimizer.engine.parameters.items()

@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 # Progress and identity of a run, which a recipe does not set.
-_PROGRESS = frozenset({"params", "param_names", "step", "seed", "layout", "sparsity", "skipped"})
+_PROGRESS = frozenset({"params", "param_names", "step", "seed", "layout", "sparsity", "picked", "skipped"})
 
 
 class Recipe:

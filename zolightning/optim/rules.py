@@ -101,7 +101,8 @@ class Adam:
     states: ClassVar[tuple[str, ...]] = ("first_moment", "second_moment")
 
     def __post_init__(self) -> None:
-        """Check the numbers."""
+        """Check the numbers, and take a list, as YAML has it, for what it is."""
+        object.__setattr__(self, "betas", tuple(self.betas))
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ConfigurationError(f"betas must lie in [0, 1), got {self.betas}")
         if not self.adam_eps >= 0:

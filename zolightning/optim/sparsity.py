@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import get_args
 
-import torch
 from torch import Tensor, nn
 
 from zolightning.errors import ConfigurationError, check_choice
-from zolightning.perturbation.masks import Score, Selection, kept, mask_of, ranks_by_zero, select_smallest
+from zolightning.perturbation.compiler import Compiler
+from zolightning.perturbation.masks import Score, Selection, kept, ranks_by_zero, select_smallest
 from zolightning.perturbation.noise import Stream
 from zolightning.perturbation.rounding import wide
 
@@ -22,7 +22,9 @@ class Sparsity:
         keep_ratio: the fraction of each tensor's elements that is perturbed and updated, in (0, 1]; its complement
             1 - keep_ratio is what papers call sparsity.
         score: `magnitude` keeps the smallest weights, `large` the largest, `random` random ones, `snip` those of the
-            largest |theta df/dtheta| (Lee et al., arXiv 1810.02340, equation 6).
+            largest |theta df/dtheta| (SNIP, Lee et al., arXiv 1810.02340). To pick them takes a pass or more over
+            the weights and waits for the device; `snip` takes a forward and a backward of a batch, with the memory of a
+            first-order step's activations and gradients.
         mask_vectors: whether one-dimensional parameters (biases, norms) are masked too, or stay dense.
         resample_every: steps after which the fraction is picked anew, or None to stay with the first.
 
@@ -58,30 +60,34 @@ class Sparsity:
         """Return whether a parameter is masked at all."""
         return parameter.ndim >= 2 or self.mask_vectors
 
-    def select(self, parameter: nn.Parameter, stream: Stream, gradient: Tensor | None = None) -> Selection | None:
+    def select(
+        self, parameter: nn.Parameter, stream: Stream, compiler: Compiler, gradient: Tensor | None = None
+    ) -> Selection | None:
         """Find a parameter's selection from its weights as they are now, or None where it is dense.
 
-        A tensor with so many zeros that its threshold is zero has nothing to go by, and is dense. The mask of `snip` is
-        kept, one bit a weight.
+        A tensor with so many zeros that its threshold is zero has no magnitudes to go by, and is dense. The mask of
+        `snip` is kept, one bit a weight; a tensor of which every theta df/dtheta is zero, as adapters that start at
+        zero, goes by |df/dtheta|. Elements that are equal are taken in the order of their indices.
 
         Args:
             parameter: the weights.
             stream: the parameter's stream in the mask lane.
-            gradient: of the loss, of the weights' shape, for `snip`; overwritten.
+            compiler: runs the generator of random masks compiled or eager.
+            gradient: of the loss, of the weights' shape, for `snip`.
         """
         if not self.covers(parameter):
             return None
-        flat, score = parameter.detach().reshape(-1), self.score
+        flat = parameter.detach().reshape(-1)
         count = min(max(round(self.keep_ratio * flat.numel()), 1), flat.numel())
         if self.score == "snip":
             assert gradient is not None
-            flat, score = wide(gradient.reshape(-1)).mul_(flat), "large"
-        selection = select_smallest(score, flat, count, stream)
+            slope = wide(gradient.reshape(-1))
+            saliency = slope * flat
+            saliency = saliency if saliency.any() else slope
+            return kept(select_smallest("large", saliency, count, stream), saliency)
+        selection = select_smallest(self.score, flat, count, stream, compiler)
         # A threshold of zero, as adapters that start at zero have it, would freeze each weight after its first move.
-        dense = ranks_by_zero(selection, flat)
-        if self.score == "snip":
-            return kept(torch.ones_like(flat, dtype=torch.bool) if dense else mask_of(selection, flat), stream)
-        return None if dense else selection
+        return None if ranks_by_zero(selection, flat) else selection
 
 
 def sparsity_of(mask: Score | None, sparsity: float | None, resample_every: int | None) -> Sparsity | None:

@@ -25,7 +25,7 @@ def last_layers(model: nn.Module, names: Mapping[nn.Parameter, str], count: int)
         count: of the blocks, from the end.
 
     Raises:
-        ConfigurationError: if there are fewer blocks, or none are found.
+        ConfigurationError: if there are fewer blocks, none are found, or the model is called otherwise.
     """
     paths = list(layers_of(model))
     if not paths:
@@ -57,6 +57,10 @@ def _run_after(model: nn.Module, paths: list[str]) -> set[nn.Module]:
     handles.append(last.register_forward_hook(ends))
     try:
         model(input_ids=torch.zeros(1, 2, dtype=torch.int64, device=next(model.parameters()).device))
+    except TypeError as error:
+        raise ConfigurationError(
+            f"{type(model).__name__} is not called with input_ids, so what runs after its blocks is not seen: {error}"
+        ) from error
     finally:
         for handle in handles:
             handle.remove()

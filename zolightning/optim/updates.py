@@ -77,9 +77,16 @@ class Elementwise:
 
     Args:
         rule: what is made of ghat, element by element.
+
+    Raises:
+        ConfigurationError: if the rule is not hashable, which code that is compiled for it has to be found by.
     """
 
     def __init__(self, rule: Rule) -> None:
+        if type(rule).__hash__ is None:
+            raise ConfigurationError(
+                f"{type(rule).__name__} cannot be told from its like: make the rule a frozen dataclass of numbers"
+            )
         self.rule = rule
 
     def state(self, parameter: nn.Parameter) -> dict[str, Tensor]:
@@ -181,6 +188,7 @@ class Conservative:
         for sign in (1.0, -1.0):
             with engine.displaced(places, optimizer.steps_along(sign * shares, estimate.finite)):
                 losses.append(closure())
-        best = torch.stack([loss.detach().to(estimate.loss) for loss in losses]).nan_to_num(nan=torch.inf).argmin()
+        found = torch.stack([loss.detach().to(estimate.loss) for loss in losses])
+        best = torch.where(found.isfinite(), found, torch.inf).argmin()
         choice = torch.where(best == 0, 0.0, torch.where(best == 1, 1.0, -1.0))
         engine.update(places, optimizer.steps_along(choice.to(shares) * shares, estimate.finite))

@@ -19,7 +19,7 @@ from zolightning.optim.blocks import Block, Blocks, partition
 from zolightning.optim.estimators import Closure, Estimate, Estimator, joined, two_sided
 from zolightning.optim.groups import decay_groups
 from zolightning.optim.guard import SkipGuard
-from zolightning.optim.masking import KEYS, Masking
+from zolightning.optim.masking import Masking, forget
 from zolightning.optim.sparsity import Sparsity
 from zolightning.optim.updates import Linear, Update
 from zolightning.perturbation.engine import Engine, Step
@@ -95,10 +95,13 @@ class ZerothOrderOptimizer(Optimizer):
         update.check(self)
         self._model = model
         self._checked = False
+        self._kept: set[str] = set()
         for parameter in self.engine.parameters.values():
             state = self.state[parameter]
             state["step"] = torch.zeros((), dtype=torch.int64)
-            state.update(update.state(parameter))
+            own = update.state(parameter)
+            self._kept |= own.keys()
+            state.update(own)
         self._masking = None if sparsity is None else Masking(self, sparsity)
         self.register_state_dict_pre_hook(_write_steps)
 
@@ -163,11 +166,12 @@ class ZerothOrderOptimizer(Optimizer):
         for block in plan.of_step(self._blocks, self.step_count, self.seed):
             with self.engine.only(block):
                 found.append((block, self._step_all(closure) if plan.order == "sequential" else self._probed(closure)))
+        together = joined([estimate for _, estimate in found])
         if plan.order == "joint":
             for block, estimate in found:
                 with self.engine.only(block), phase("update"):
-                    self._update(self, estimate, closure)
-        return joined([estimate for _, estimate in found])
+                    self._update(self, estimate.deferred(together.finite), closure)
+        return together
 
     def _probed(self, closure: Closure) -> Estimate:
         with phase("probe"):
@@ -230,7 +234,8 @@ class ZerothOrderOptimizer(Optimizer):
         """Restore the counters, the seed, and the thresholds, which are found anew if the recipe has another mask.
 
         Raises:
-            ConfigurationError: if the directions of the checkpoint were made by another layout of the noise.
+            ConfigurationError: if the directions of the checkpoint were made by another layout of the noise, or its
+                state is another update's.
         """
         layout = state_dict["param_groups"][0].get("layout")
         if layout != LAYOUT_VERSION:
@@ -238,6 +243,7 @@ class ZerothOrderOptimizer(Optimizer):
                 f"the checkpoint's directions have noise layout {layout}, this version makes layout {LAYOUT_VERSION}: "
                 "the run cannot go on as it began"
             )
+        self._check_fits(state_dict)
         recipe = self.param_groups[0]["sparsity"]
         super().load_state_dict(state_dict)
         self.engine.begin_step()
@@ -246,13 +252,19 @@ class ZerothOrderOptimizer(Optimizer):
         if changed:
             log.warning("The mask %s of the checkpoint is replaced by %s", self.param_groups[0]["sparsity"], recipe)
             self.param_groups[0]["sparsity"] = recipe
-            for state in self.state.values():
-                for key in KEYS:
-                    state.pop(key, None)
-            self.engine.selections.clear()
+            forget(self)
             self._masking = None if self.sparsity is None else Masking(self, self.sparsity)
         elif self._masking is not None:
             self._masking.restore()
+
+    def _check_fits(self, state_dict: dict[str, Any]) -> None:
+        """Refuse a state that another update has kept."""
+        for state in state_dict["state"].values():
+            if missing := self._kept - state.keys():
+                raise ConfigurationError(
+                    f"the checkpoint's optimizer kept {', '.join(sorted(state.keys() - {'step'})) or 'nothing'}, and "
+                    f"this one needs {', '.join(sorted(missing))}: resume with the strategy that the run began with"
+                )
 
     def _restore_exactly(self, state_dict: dict[str, Any]) -> None:
         """Restore states as they are: torch casts them to the parameters' dtype, which would round them."""

@@ -14,10 +14,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from zolightning.perturbation.bits import bits_of_rows, packed
+from zolightning.perturbation.bits import bits_of_rows, empty_bits, packed
 from zolightning.perturbation.compiler import Compiler
-from zolightning.perturbation.noise import Stream
-from zolightning.perturbation.ranges import Kind, placed, range_of, words_for
+from zolightning.perturbation.noise import Stream, unit
+from zolightning.perturbation.ranges import Kind, noise_at, placed, words_for
 from zolightning.perturbation.rounding import wide, wide_dtype
 
 Score = Literal["magnitude", "large", "random", "snip"]
@@ -26,7 +26,9 @@ Score = Literal["magnitude", "large", "random", "snip"]
 NUMBERS: dict[Score, Kind] = {"random": "keys", "snip": "signs"}
 
 _DIGIT_BITS = 16
+# Whole units of every kind of noise.
 _CHUNK = 1 << 20
+_EAGER = Compiler(False, 0)
 _INTEGER = {
     torch.float64: (torch.int64, 63),
     torch.float32: (torch.int32, 31),
@@ -53,12 +55,6 @@ class Selection:
     cut: Tensor
     stream: Stream
     bits: Tensor | None = None
-
-
-def kept(mask: Tensor, stream: Stream) -> Selection:
-    """Return the selection that is a mask, bool [n], and stays it whatever becomes of the weights."""
-    numbers = torch.tensor([0, -1], dtype=torch.int64, device=mask.device)
-    return Selection("snip", numbers[0], numbers[1], stream, packed(mask))
 
 
 def keys(score: Score, weight: Tensor, random: Tensor | None) -> Tensor:
@@ -137,10 +133,24 @@ def mask_at(selection: Selection, weight: Tensor, starts: Tensor, compiler: Comp
 def mask_of(selection: Selection, weight: Tensor) -> Tensor:
     """Return the mask of a whole flat weight, bool [n]."""
     first = torch.zeros(1, dtype=torch.int64, device=weight.device)
-    return mask_at(selection, weight.unsqueeze(0), first, Compiler(False, 0))[0]
+    return mask_at(selection, weight.unsqueeze(0), first, _EAGER)[0]
 
 
-def select_smallest(score: Score, weight: Tensor, count: int, stream: Stream) -> Selection:
+def kept(selection: Selection, weight: Tensor) -> Selection:
+    """Return the selection that holds the mask which another has of a flat weight [n], whatever becomes of it."""
+    bits = empty_bits(weight.numel(), weight.device)
+    for first in range(0, weight.numel(), _CHUNK):
+        start = torch.full((1,), first, dtype=torch.int64, device=weight.device)
+        mask = mask_at(selection, weight[first : first + _CHUNK].unsqueeze(0), start, _EAGER)[0]
+        words = packed(mask)[:-1]
+        bits[first // unit(1) :][: words.size(0)] = words
+    numbers = torch.tensor([0, -1], dtype=torch.int64, device=weight.device)
+    return Selection("snip", numbers[0], numbers[1], selection.stream, bits)
+
+
+def select_smallest(
+    score: Score, weight: Tensor, count: int, stream: Stream, compiler: Compiler | None = None
+) -> Selection:
     """Find the selection that holds exactly `count` elements of `weight`, in chunks, without sorting or copying it.
 
     Args:
@@ -148,6 +158,7 @@ def select_smallest(score: Score, weight: Tensor, count: int, stream: Stream) ->
         weight: float [n], flat.
         count: how many elements to select, 1 to n.
         stream: the mask lane's stream of this parameter.
+        compiler: runs the generator compiled; None eager.
 
     Raises:
         ValueError: if `count` is outside [1, n].
@@ -158,7 +169,10 @@ def select_smallest(score: Score, weight: Tensor, count: int, stream: Stream) ->
     def chunks() -> Iterator[Tensor]:
         for start in range(0, weight.numel(), _CHUNK):
             part = weight[start : start + _CHUNK]
-            random = range_of("keys", stream, start, start + part.numel(), weight.device) if score == "random" else None
+            random = None
+            if score == "random":
+                first = torch.full((1,), start, dtype=torch.int64, device=weight.device)
+                random = noise_at("keys", stream, first, part.numel(), compiler or _EAGER)[0]
             yield keys(score, part, random).to(torch.int64)
 
     bits = 32 if score == "random" else _INTEGER[wide_dtype(weight.dtype)][1]

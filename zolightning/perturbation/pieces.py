@@ -17,7 +17,9 @@ from zolightning.perturbation.ranges import BITS, in_order, made
 from zolightning.perturbation.rounding import wide, wide_dtype
 
 # Elements of a piece, whole units of every kind of noise: a rule may need a few numbers for each of them for a while.
-_ELEMENTS = 1 << 20
+_ELEMENTS = {"cpu": 1 << 20}
+# Elsewhere launches count.
+_MORE_ELEMENTS = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -76,9 +78,10 @@ def in_pieces(name: str, flat: Tensor, motion: Motion, rounding: Stream | None, 
         rounding: the stream of the rounding lane, or None to round to nearest.
         compiler: runs kernels compiled or eager.
     """
-    buffer = flat.new_empty(min(_ELEMENTS, flat.numel()), dtype=wide_dtype(flat.dtype))
-    for first in range(0, flat.numel(), _ELEMENTS):
-        weight = flat[first : first + _ELEMENTS]
+    size = _ELEMENTS.get(flat.device.type, _MORE_ELEMENTS)
+    buffer = flat.new_empty(min(size, flat.numel()), dtype=wide_dtype(flat.dtype))
+    for first in range(0, flat.numel(), size):
+        weight = flat[first : first + size]
         estimate, start = buffer[: weight.numel()], torch.full((1,), first, dtype=torch.int64, device=flat.device)
         sum_into(estimate, weight, motion, compiler, first)
         chosen = motion.selection

@@ -91,6 +91,9 @@ class _Source:
 
     def _part(self, first: int, last: int) -> Tensor:
         weight = self.weight.reshape(-1)[first:last]
+        if weight.numel() < self.weight.numel():
+            # To a view torch gives a tangent as large as what it is a view of.
+            weight = weight.clone()
         tangent = torch.empty_like(weight)
         self.tangents.directions.sum_into(tangent, weight, self.tangents.motion(self.name, weight), first)
         return _dual(weight, tangent)

@@ -41,7 +41,7 @@ class BlockwiseZO(Strategy):
 
     card = Card(
         update="the method on one block of the model at a time",
-        forwards="2q a block",
+        forwards="the method's, for each block",
         state="the method's",
         paper="ZO-Bench, 2402.11592",
     )

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import logging
-
 import torch
+from lightning.pytorch.utilities import rank_zero_info
 from torch.optim import Optimizer
 from typing_extensions import override
 
@@ -15,8 +14,6 @@ from zolightning.perturbation.masks import Score
 from zolightning.perturbation.options import DEFAULT, EngineOptions
 from zolightning.strategies.base import Card
 from zolightning.strategies.zeroth_order import ZerothOrder
-
-log = logging.getLogger(__name__)
 
 # No direction is stepped along: only the check that modules read their own weights takes a probe.
 _EPS = 1e-3
@@ -35,7 +32,8 @@ class ForwardGradient(ZerothOrder):
         num_queries: directions a step; the estimate is their mean.
         weight_decay: decoupled weight decay; biases and norms are exempt.
         mask: which weights are perturbed and updated: `random` ones, small ones (`magnitude`), `large` ones, or
-            those of the largest |theta df/dtheta| (`snip`); null for all.
+            those of the largest |theta df/dtheta| (`snip`, which takes a backward pass and its memory when it picks);
+            null for all.
         sparsity: with a mask, the fraction of each weight tensor that stays still, in [0, 1).
         resample_every: steps after which a mask is picked anew; null for never.
         engine: how directions are drawn and updates rounded; see `EngineOptions`.
@@ -87,6 +85,8 @@ class ForwardGradient(ZerothOrder):
             return
         try:
             forward_mode(optimizer, closure, _EPS, 1)
+        except torch.OutOfMemoryError:
+            raise
         # What torch raises for an operation without a forward derivative depends on the operation.
         except (NotImplementedError, RuntimeError) as error:
             reason = str(error).strip().split("\n", 1)[0]
@@ -95,4 +95,4 @@ class ForwardGradient(ZerothOrder):
                 "configuration of a mixture of experts experts_implementation: eager; or use a strategy that probes, "
                 "such as ZOSGD"
             ) from error
-        log.info("ForwardGradient: attention runs as plain matrix products while losses are differentiated forward")
+        rank_zero_info("ForwardGradient: attention runs as plain matrix products, which have a forward derivative")

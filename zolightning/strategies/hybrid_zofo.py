@@ -9,6 +9,7 @@ from torch.optim import Optimizer
 from typing_extensions import override
 
 from zolightning.errors import ConfigurationError
+from zolightning.optim.blocks import layers_of
 from zolightning.optim.estimators import Closure
 from zolightning.optim.hybrid import HybridOptimizer
 from zolightning.optim.split import last_layers, training
@@ -28,7 +29,7 @@ class HybridZOFO(Strategy):
     Hybrid ZO-FO fine-tuning, an enhancement of ZO-Bench, arXiv 2402.11592, whose code was not released. 2q + 1 forwards
     a step and a backward pass that ends at the last blocks: no activations are kept of what lies below. Memory above
     inference: activations, gradients and first-order state of the last blocks, and the zeroth-order method's own state.
-    Dropout is off, as the probes need it.
+    Dropout is off, as the probes need it, however many blocks are first-order.
 
     A weight that the head shares with the embeddings is zeroth-order, because its gradient would reach down to the
     input. With no blocks the method is the zeroth-order one, with all of them the first-order one, embeddings included.
@@ -70,10 +71,17 @@ class HybridZOFO(Strategy):
     def configure_optimizer(self, model: nn.Module, seed: int) -> Optimizer:
         names = {parameter: name for name, parameter in model.named_parameters() if parameter.requires_grad}
         upper = last_layers(model, names, self.first_order_layers)
-        if not upper:
+        blocks = len(list(layers_of(model)))
+        if self.first_order_layers == 0:
             return self.zeroth.configure_optimizer(model, seed)
-        if len(upper) == len(names):
+        if self.first_order_layers == blocks:
             return self.first.configure_optimizer(model, seed)
+        if not 0 < len(upper) < len(names):
+            part, method = ("first", self.first) if not upper else ("zeroth", self.zeroth)
+            raise ConfigurationError(
+                f"first_order_layers={self.first_order_layers} of {blocks} leave nothing trainable to {part}, "
+                f"{type(method).__name__}: use the other method alone"
+            )
         trained = {parameter for parameter, name in names.items() if name in upper}
         with training(model, trained):
             first = self.first.configure_optimizer(model, seed)

@@ -28,7 +28,7 @@ class SparseMeZO(ZOSGD):
         eps: smoothing parameter; 1e-3 is usual.
         keep_ratio: the fraction of each weight tensor that is perturbed, in (0, 1].
         mask: which weights: `magnitude` the small ones, `random` random ones (the paper's R-MeZO), `large` the large,
-            `snip` those of the largest |theta df/dtheta|.
+            `snip` those of the largest |theta df/dtheta|, which takes a backward pass and its memory.
         mask_vectors: whether biases and norms are masked too.
         num_queries: directions a step; the estimate is their mean.
         weight_decay: decoupled weight decay of the selected weights; biases and norms are exempt.

@@ -21,7 +21,8 @@ class ZOSGD(ZerothOrder):
         weight_decay: decoupled weight decay; biases and norms are exempt.
         estimator: `two_sided` differences, of 2q forwards, or `one_sided`, of q + 1.
         mask: which weights are perturbed and updated: `random` ones, small ones (`magnitude`), `large` ones, or
-            those of the largest |theta df/dtheta| (`snip`); null for all.
+            those of the largest |theta df/dtheta| (`snip`, which takes a backward pass and its memory when it picks);
+            null for all.
         sparsity: with a mask, the fraction of each weight tensor that stays still, in [0, 1).
         resample_every: steps after which a mask is picked anew; null for never.
         engine: how directions are drawn, weights probed and updates rounded; see `EngineOptions`.
