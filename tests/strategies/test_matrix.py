@@ -68,8 +68,11 @@ def test_no_strategy_is_left_out() -> None:
     assert concrete - {"ZerothOrder"} == {type(method.make(1e-3)).__name__ for method in METHODS.values()}
 
 
-@pytest.mark.parametrize("limit", [bundle.LIMIT, 0], ids=["together", "one by one"])
-@every_scheme
+@pytest.mark.parametrize(
+    ("scheme", "limit"),
+    [("full", bundle.LIMIT), ("full", 0), ("lora", 0)],
+    ids=["full, together", "full, one by one", "lora"],
+)
 @every_method
 def test_twenty_steps_are_those_of_the_formula(
     name: str, scheme: str, limit: int, monkeypatch: pytest.MonkeyPatch

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+
 import torch
-from lightning.pytorch.utilities import rank_zero_info
 from torch.optim import Optimizer
 from typing_extensions import override
 
@@ -14,6 +15,8 @@ from zolightning.perturbation.masks import Score
 from zolightning.perturbation.options import DEFAULT, EngineOptions
 from zolightning.strategies.base import Card
 from zolightning.strategies.zeroth_order import ZerothOrder
+
+log = logging.getLogger(__name__)
 
 # No direction is stepped along: only the check that modules read their own weights takes a probe.
 _EPS = 1e-3
@@ -95,4 +98,5 @@ class ForwardGradient(ZerothOrder):
                 "configuration of a mixture of experts experts_implementation: eager; or use a strategy that probes, "
                 "such as ZOSGD"
             ) from error
-        rank_zero_info("ForwardGradient: attention runs as plain matrix products, which have a forward derivative")
+        # A warning, because nobody who steps without Lightning has set up to be told less.
+        log.warning("ForwardGradient: attention runs as plain matrix products, which have a forward derivative")
