@@ -52,7 +52,7 @@ def check_objective_fits(strategy: Strategy, task: Task) -> None:
     Raises:
         ConfigurationError: if not.
     """
-    if strategy.needs_gradient and not task.differentiable:
+    if strategy.needs_gradient and task.objective == "metric":
         raise ConfigurationError(
             f"data.objective: {task.objective} has no gradient, and {type(strategy).__name__} goes by one: set "
             "model.strategy to a strategy that probes, such as ZOSGD, without mask: snip, or data.objective to "

@@ -43,7 +43,7 @@ class BatchLoss:
         for share, part in zip(self._shares, self._parts, strict=True):
             loss = share * self._task.loss(self._model, part)
             if torch.is_grad_enabled() and loss.requires_grad:
-                loss.backward()  # type: ignore[no-untyped-call]
+                torch.autograd.backward(loss)
                 loss = loss.detach()
             # One that is differentiated forward keeps its tangent.
             losses.append(loss)

@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from typing_extensions import override
 
+from zolightning import resume
 from zolightning.checks import check_objective_fits, check_trainer
 from zolightning.closures import BatchLoss
 from zolightning.divergence import logs_now, stop_if_diverged
@@ -25,17 +26,6 @@ from zolightning.models.loading import Attention, Dtype, export, load_config, lo
 from zolightning.models.schemes import Scheme, apply_scheme
 from zolightning.optim.recipe import Recipe
 from zolightning.perturbation.phases import phase
-from zolightning.resume import (
-    KEY,
-    announce_changes,
-    check_continuation,
-    drop_frozen,
-    load_best,
-    make_record,
-    name_of,
-    record_of,
-    strategy_settings,
-)
 from zolightning.strategies import Strategy
 from zolightning.tasks import Task
 
@@ -94,7 +84,7 @@ class FineTuner(LightningModule):
         self.strict_loading = scheme == "full"
         self.backbone = backbone
         self.strategy = strategy
-        self.strategy_settings = strategy_settings(strategy)
+        self.strategy_settings = resume.strategy_settings(strategy)
         self.dtype_name: Dtype = dtype
         self.scheme: Scheme = scheme
         self.attention: Attention = attention
@@ -220,7 +210,7 @@ class FineTuner(LightningModule):
             self.trainer.validating = True
             self.trainer.fit_loop.epoch_loop.val_loop.run()
             self.trainer.training = True
-        load_best(self)
+        resume.load_best(self)
 
     def log_axis(self) -> None:
         """Put what is logged beside this on an axis that counts optimizer steps; Lightning's own counts from zero."""
@@ -277,9 +267,9 @@ class FineTuner(LightningModule):
 
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint[KEY] = make_record(self, self._recipe)
+        checkpoint[resume.KEY] = resume.make_record(self, self._recipe)
         if self.scheme != "full":
-            drop_frozen(checkpoint["state_dict"], self)
+            resume.drop_frozen(checkpoint["state_dict"], self)
 
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -288,16 +278,16 @@ class FineTuner(LightningModule):
         Raises:
             ConfigurationError: if the checkpoint is not a FineTuner's, or of another scheme or strategy.
         """
-        saved = record_of(checkpoint, self.scheme)
+        saved = resume.record_of(checkpoint, self.scheme)
         if self.trainer.state.fn != TrainerFn.FITTING:
             return
-        strategy, steps = name_of(self.strategy), checkpoint["global_step"]
-        check_continuation(saved, strategy, self.dtype_name, steps, self.trainer.max_steps)
+        strategy, steps = resume.name_of(self.strategy), checkpoint["global_step"]
+        resume.check_continuation(saved, strategy, self.dtype_name, steps, self.trainer.max_steps)
         if saved["seed"] != self.run_seed:
             rank_zero_info(f"The run goes on with the seed that it began with, {saved['seed']}")
             self.seed = saved["seed"]
             self.task.order_seed = self.run_seed
-        announce_changes(saved, self)
+        resume.announce_changes(saved, self)
         self._resumed = saved["recipe"]
         self.forward_passes = saved["forward_passes"]
         self.strategy.load_state_dict(saved["strategy_state"])

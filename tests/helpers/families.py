@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -63,7 +63,7 @@ def tiny(family: str, dtype: torch.dtype = torch.float64, **settings: Any) -> nn
     """Return a model in evaluation mode, with random weights from a fixed seed; `settings` are its configuration's."""
     torch.manual_seed(0)
     config = AutoConfig.for_model(family, **(FAMILIES.get(family, {}) | settings))
-    model: nn.Module = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
+    model: nn.Module = cast("Any", AutoModelForCausalLM).from_config(config)
     model = model.to(dtype).eval()
     with torch.no_grad():
         # Fresh weights predict all tokens alike; these do not.
@@ -78,7 +78,7 @@ def build(family: str, dtype: torch.dtype) -> nn.Module:
         return tiny(family, dtype, **_EXTRA.get(family, {}))
     torch.manual_seed(0)
     config = AutoConfig.for_model(family, **_EXTRA[family])
-    model: nn.Module = AutoModelForMaskedLM.from_config(config)  # type: ignore[no-untyped-call]
+    model: nn.Module = cast("Any", AutoModelForMaskedLM).from_config(config)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter), alpha=0.3)

@@ -33,6 +33,7 @@ EPS, SEED = 1e-3, 7
 Loss = Callable[[], Tensor]
 Parts = dict[str, Tensor]
 Kept = dict[str, Any]
+Move = Callable[[Parts, Tensor, Kept], Parts]
 Step = Callable[[nn.Module, Loss, int, float, Kept], None]
 
 
@@ -64,7 +65,7 @@ def subtract(model: nn.Module, moves: Mapping[str, Tensor], lr: float) -> None:
         parameters[name].sub_(lr * move)
 
 
-def by_estimate(move: Callable[[Parts, Tensor, Kept], Parts], **settings: Any) -> Step:
+def by_estimate(move: Move, **settings: Any) -> Step:
     """Return a step along a function of (1/q) sum g z and of the projected gradients."""
 
     def step(model: nn.Module, loss: Loss, number: int, lr: float, kept: Kept) -> None:
@@ -82,28 +83,44 @@ def signs(estimate: Parts, _projected: Tensor, _kept: Kept) -> Parts:
     return {name: part.sign() for name, part in estimate.items()}
 
 
-def momentum(estimate: Parts, _projected: Tensor, kept: Kept) -> Parts:
-    for name, part in estimate.items():
-        kept[name] = 0.9 * kept.get(name, 0.0) + part
-    return {name: kept[name] for name in estimate}
+def momentum(beta: float = 0.9) -> Move:
+    def move(estimate: Parts, _projected: Tensor, kept: Kept) -> Parts:
+        for name, part in estimate.items():
+            kept[name] = beta * kept.get(name, 0.0) + part
+        return {name: kept[name] for name in estimate}
+
+    return move
 
 
-def adam(estimate: Parts, _projected: Tensor, kept: Kept) -> Parts:
-    moves = {}
-    for name, g in estimate.items():
-        m, v, age = kept.get(name, (0.0, 0.0, 0))
-        kept[name] = m, v, age = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g * g, age + 1
-        moves[name] = (m / (1 - 0.9**age)) / ((v / (1 - 0.999**age)).sqrt() + 1e-8)
-    return moves
+def adam(betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8) -> Move:
+    one, two = betas
+
+    def move(estimate: Parts, _projected: Tensor, kept: Kept) -> Parts:
+        moves = {}
+        for name, g in estimate.items():
+            m, v, age = kept.get(name, (0.0, 0.0, 0))
+            kept[name] = m, v, age = one * m + (1 - one) * g, two * v + (1 - two) * g * g, age + 1
+            moves[name] = (m / (1 - one**age)) / ((v / (1 - two**age)).sqrt() + eps)
+        return moves
+
+    return move
+
+
+@torch.no_grad()
+def best_of_three(model: nn.Module, loss: Loss, estimate: Parts, lr: float) -> Parts:
+    """Return the estimate, its opposite or nothing: the step of lr after which the loss is least."""
+    start, losses = {name: p.detach().clone() for name, p in trained(model).items()}, []
+    for factor in (0.0, 1.0, -1.0):
+        subtract(model, estimate, factor * lr)
+        losses.append(float(loss()))
+        for name, p in trained(model).items():
+            p.copy_(start[name])
+    return {name: (0.0, 1.0, -1.0)[losses.index(min(losses))] * part for name, part in estimate.items()}
 
 
 def conservative(model: nn.Module, loss: Loss, number: int, lr: float, _kept: Kept) -> None:
     estimate, _ = estimate_of(model, loss, seed=SEED, step=number, eps=EPS)
-    losses = [float(loss().detach())]
-    for away in (1.0, -2.0):
-        subtract(model, estimate, away * lr)
-        losses.append(float(loss().detach()))
-    subtract(model, estimate, (1.0, 2.0, 0.0)[losses.index(min(losses))] * lr)
+    subtract(model, best_of_three(model, loss, estimate, lr), lr)
 
 
 def forward_gradient(model: nn.Module, loss: Loss, number: int, lr: float, _kept: Kept) -> None:
@@ -118,7 +135,7 @@ def gradients_of(model: nn.Module, loss: Loss) -> Parts:
         return dict(zip(parameters, torch.autograd.grad(loss(), list(parameters.values())), strict=True))
 
 
-def by_gradient(move: Callable[[Parts, Tensor, Kept], Parts]) -> Step:
+def by_gradient(move: Move) -> Step:
     def step(model: nn.Module, loss: Loss, _number: int, lr: float, kept: Kept) -> None:
         subtract(model, move(gradients_of(model, loss), torch.zeros(()), kept), lr)
 
@@ -161,7 +178,7 @@ def snip(model: nn.Module, loss: Loss, number: int, lr: float, kept: Kept) -> No
     by_estimate(itself, masks=kept)(model, loss, number, lr, kept)
 
 
-def blockwise(move: Callable[[Parts, Tensor, Kept], Parts]) -> Step:
+def blockwise(move: Move) -> Step:
     """Return a step along a function of the estimate, block by block."""
 
     def step(model: nn.Module, loss: Loss, number: int, lr: float, kept: Kept) -> None:
@@ -176,7 +193,7 @@ def in_blocks(
     number: int,
     lr: float,
     kept: Kept,
-    move: Callable[[Parts, Tensor, Kept], Parts],
+    move: Move,
 ) -> None:
     names, parameters = {p: name for name, p in trained(model).items()}, trained(model)
     for block in partition(model, names, "layer"):
@@ -187,7 +204,7 @@ def in_blocks(
         p.requires_grad_(True)
 
 
-def hybrid(below: Callable[[Parts, Tensor, Kept], Parts], above: Callable[[Parts, Tensor, Kept], Parts]) -> Step:
+def hybrid(below: Move, above: Move) -> Step:
     """Return a step along a function of the estimate below the last block, and of the gradient from there on."""
 
     def step(model: nn.Module, loss: Loss, number: int, lr: float, kept: Kept) -> None:
@@ -215,17 +232,17 @@ METHODS: dict[str, Method] = {
     ),
     "ZOSGD snip": Method(lambda lr: ZOSGD(lr, EPS, mask="snip", sparsity=0.5), snip, 5e-3, state=1 / 32),
     "ZOSGDSign": Method(lambda lr: ZOSGDSign(lr, EPS), by_estimate(signs), 3e-3),
-    "ZOSGDMomentum": Method(lambda lr: ZOSGDMomentum(lr, EPS), by_estimate(momentum), 5e-4, state=1),
+    "ZOSGDMomentum": Method(lambda lr: ZOSGDMomentum(lr, EPS), by_estimate(momentum()), 5e-4, state=1),
     "ZOSGDConservative": Method(lambda lr: ZOSGDConservative(lr, EPS), conservative, 3e-3),
-    "ZOAdam": Method(lambda lr: ZOAdam(lr, EPS), by_estimate(adam), 3e-3, state=2),
+    "ZOAdam": Method(lambda lr: ZOAdam(lr, EPS), by_estimate(adam()), 3e-3, state=2),
     "SparseMeZO": Method(lambda lr: SparseMeZO(lr, EPS, 0.3), sparse_mezo, 5e-3),
     "ForwardGradient": Method(lambda lr: ForwardGradient(lr), forward_gradient, 3e-3),
     "BlockwiseZO": Method(lambda lr: BlockwiseZO(ZOSGD(lr, EPS)), blockwise(itself), 3e-3),
     "HybridZOFO": Method(lambda lr: HybridZOFO(ZOSGD(lr, EPS), FOSGD(lr), 1), hybrid(itself, itself), 3e-3),
-    "BlockwiseZO of ZOAdam": Method(lambda lr: BlockwiseZO(ZOAdam(lr, EPS)), blockwise(adam), 3e-3, state=2),
+    "BlockwiseZO of ZOAdam": Method(lambda lr: BlockwiseZO(ZOAdam(lr, EPS)), blockwise(adam()), 3e-3, state=2),
     "HybridZOFO of ZOAdam and FOAdam": Method(
-        lambda lr: HybridZOFO(ZOAdam(lr, EPS), FOAdam(lr), 1), hybrid(adam, adam), 3e-3, state=2
+        lambda lr: HybridZOFO(ZOAdam(lr, EPS), FOAdam(lr), 1), hybrid(adam(), adam()), 3e-3, state=2
     ),
     "FOSGD": Method(lambda lr: FOSGD(lr), by_gradient(itself), 3e-2),
-    "FOAdam": Method(lambda lr: FOAdam(lr), by_gradient(adam), 3e-3, state=2),
+    "FOAdam": Method(lambda lr: FOAdam(lr), by_gradient(adam()), 3e-3, state=2),
 }

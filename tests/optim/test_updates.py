@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.helpers.methods import Kept, Loss, Move, Parts, adam, best_of_three, itself, momentum, signs
 from tests.helpers.models import Quadratic, language_loss, tiny_llama, tokens
 from tests.helpers.reference import direction, estimate_of
 from zolightning.errors import ConfigurationError
@@ -32,59 +33,26 @@ from zolightning.strategies import (
 )
 
 SEED, LR, EPS, DECAY = 7, 3e-3, 1e-3, 0.1
-Loss = Callable[[], Tensor]
-State = dict[str, Any]
-Move = Callable[[nn.Module, Loss, dict[str, Tensor], Tensor, State], dict[str, Tensor]]
+Moved = Callable[[nn.Module, Loss, Parts, Tensor, Kept], Parts]
 
 both_paths = pytest.mark.usefixtures("both_paths")
 
 
-def descent(_model: nn.Module, _loss: Loss, estimate: dict[str, Tensor], _g: Tensor, _kept: State) -> dict[str, Tensor]:
-    return estimate
+def by(move: Move) -> Moved:
+    """Return the move of a method that asks for no more than the estimate."""
+    return lambda _model, _loss, estimate, projected, kept: move(estimate, projected, kept)
 
 
-def sign(_model: nn.Module, _loss: Loss, estimate: dict[str, Tensor], _g: Tensor, _kept: State) -> dict[str, Tensor]:
-    return {name: part.sign() for name, part in estimate.items()}
-
-
-def momentum(_model: nn.Module, _loss: Loss, estimate: dict[str, Tensor], _g: Tensor, kept: State) -> dict[str, Tensor]:
-    for name, part in estimate.items():
-        kept[name] = 0.8 * kept.get(name, 0.0) + part
-    return {name: kept[name] for name in estimate}
-
-
-def adam(_model: nn.Module, _loss: Loss, estimate: dict[str, Tensor], _g: Tensor, kept: State) -> dict[str, Tensor]:
-    moves, age = {}, kept.get("age", 0) + 1
-    for name, g in estimate.items():
-        m, v = kept.get(name, (0.0, 0.0))
-        m, v = 0.9 * m + 0.1 * g, 0.99 * v + 0.01 * g * g
-        moves[name] = (m / (1 - 0.9**age)) / ((v / (1 - 0.99**age)).sqrt() + 1e-6)
-        kept[name] = m, v
-    kept["age"] = age
-    return moves
-
-
-def conservative(
-    model: nn.Module, loss: Loss, estimate: dict[str, Tensor], _g: Tensor, _kept: State
-) -> dict[str, Tensor]:
-    start = {name: p.detach().clone() for name, p in model.named_parameters()}
-    losses = []
-    for factor in (0.0, 1.0, -1.0):
-        for name, p in model.named_parameters():
-            p.detach().copy_(start[name] - factor * LR * estimate[name])
-        losses.append(float(loss()))
-    for name, p in model.named_parameters():
-        p.detach().copy_(start[name])
-    best = (0.0, 1.0, -1.0)[losses.index(min(losses))]
-    return {name: best * part for name, part in estimate.items()}
+def conservative(model: nn.Module, loss: Loss, estimate: Parts, _projected: Tensor, _kept: Kept) -> Parts:
+    return best_of_three(model, loss, estimate, LR)
 
 
 ADAM = {"betas": (0.9, 0.99), "adam_eps": 1e-6}
-UPDATES: dict[str, tuple[type[ZerothOrder], dict[str, Any], Move]] = {
-    "descent": (ZOSGD, {}, descent),
-    "sign": (ZOSGDSign, {}, sign),
-    "momentum": (ZOSGDMomentum, {"momentum": 0.8}, momentum),
-    "adam": (ZOAdam, ADAM, adam),
+UPDATES: dict[str, tuple[type[ZerothOrder], dict[str, Any], Moved]] = {
+    "descent": (ZOSGD, {}, by(itself)),
+    "sign": (ZOSGDSign, {}, by(signs)),
+    "momentum": (ZOSGDMomentum, {"momentum": 0.8}, by(momentum(0.8))),
+    "adam": (ZOAdam, ADAM, by(adam((0.9, 0.99), 1e-6))),
     "conservative": (ZOSGDConservative, {}, conservative),
 }
 
@@ -94,7 +62,7 @@ def configured(strategy: ZerothOrder, model: nn.Module, seed: int = SEED) -> Zer
 
 
 def reference_step(
-    model: nn.Module, loss: Loss, move: Move, kept: State, step: int, masks: dict[str, Tensor] | None, **settings: Any
+    model: nn.Module, loss: Loss, move: Moved, kept: Kept, step: int, masks: Parts | None, **settings: Any
 ) -> None:
     """Take theta <- theta - lr (move(ghat) + weight_decay theta) inside of the masks."""
     estimate, projected = estimate_of(model, loss, seed=SEED, step=step, eps=EPS, masks=masks, **settings)
@@ -116,7 +84,7 @@ def same(one: nn.Module, other: nn.Module, tolerance: float = 1e-9) -> None:
 def test_twenty_steps_equal_the_formula(name: str, settings: dict[str, Any]) -> None:
     kind, own, move = UPDATES[name]
     ours, theirs = Quadratic(), Quadratic()
-    kept: State = {}
+    kept: Kept = {}
     estimator: Sides = "one_sided" if settings.get("one_sided") else "two_sided"
     strategy = kind(LR, EPS, weight_decay=DECAY, num_queries=settings.get("num_queries", 1), estimator=estimator, **own)
     optimizer = configured(strategy, ours)
@@ -133,7 +101,7 @@ def test_twenty_steps_equal_the_formula(name: str, settings: dict[str, Any]) -> 
 def test_outside_of_a_mask_nothing_moves(name: str) -> None:
     kind, own, move = UPDATES[name]
     ours, theirs, batch = tiny_llama(torch.float64), tiny_llama(torch.float64), tokens()
-    kept: State = {}
+    kept: Kept = {}
     strategy = kind(LR, EPS, weight_decay=DECAY, **own)
     strategy.sparse = Sparsity(0.4)
     optimizer = configured(strategy, ours)

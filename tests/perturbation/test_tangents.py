@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.autograd import forward_ad
 
 from tests.helpers.families import PROBED, build, tiny
 from tests.helpers.models import tiny_llama, tokens
@@ -18,6 +17,7 @@ from zolightning.optim import Sparsity, forward_mode
 from zolightning.optim.zeroth_order import ZerothOrderOptimizer
 from zolightning.perturbation import bundle, probe, tangents
 from zolightning.perturbation.options import Distribution, EngineOptions
+from zolightning.perturbation.tangents import parts_of
 from zolightning.strategies import ForwardGradient
 
 SEED = 3
@@ -35,7 +35,7 @@ def slopes(model: nn.Module, batch: Tensor, distribution: Distribution) -> tuple
     optimizer = ForwardGradient(1e-2, engine=EngineOptions(distribution)).configure(model, seed=SEED)
     assert isinstance(optimizer, ZerothOrderOptimizer)
     with torch.no_grad():
-        estimate = forward_mode(optimizer, lambda: loss_of(model, batch), 1e-3, 1)
+        estimate = forward_mode(optimizer, lambda: loss_of(model, batch), 1)
     torch.autograd.backward(loss_of(model, batch))
     z = direction(model, SEED, 0, 0, distribution)
     # Experts that no token went to have no gradient.
@@ -69,22 +69,23 @@ def test_row_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_tangent_is_as_large_as_the_rows_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
     """To a view torch would give one as large as the whole weight."""
     sizes: list[float] = []
-    made = tangents._dual
+    made = tangents.dual
 
     def watched(weight: Tensor, tangent: Tensor) -> Tensor:
         dual = made(weight, tangent)
-        kept = forward_ad.unpack_dual(dual).tangent  # type: ignore[no-untyped-call]
+        kept = parts_of(dual)[1]
+        assert kept is not None
         sizes.append(kept.untyped_storage().nbytes() / (kept.numel() * kept.element_size()))
         return dual
 
     monkeypatch.setattr(bundle, "LIMIT", 0)
     monkeypatch.setattr(probe, "SCRATCH_BYTES", 1)
-    monkeypatch.setattr(tangents, "_dual", watched)
+    monkeypatch.setattr(tangents, "dual", watched)
     layer = nn.Linear(64, 128, bias=False)
     optimizer = ForwardGradient(1e-2).configure(layer)
     assert isinstance(optimizer, ZerothOrderOptimizer)
     with torch.no_grad():
-        forward_mode(optimizer, lambda: layer(torch.ones(3, 64)).sum(), 1e-3, 1)
+        forward_mode(optimizer, lambda: layer(torch.ones(3, 64)).sum(), 1)
     assert sizes == [1.0] * 4
 
 
@@ -93,7 +94,7 @@ def test_a_loss_that_is_not_finite_has_no_estimate() -> None:
     optimizer = ForwardGradient(1e-2).configure(layer)
     assert isinstance(optimizer, ZerothOrderOptimizer)
     with torch.no_grad():
-        estimate = forward_mode(optimizer, lambda: layer(torch.ones(3, 4)).sum() + math.inf, 1e-3, 1)
+        estimate = forward_mode(optimizer, lambda: layer(torch.ones(3, 4)).sum() + math.inf, 1)
     assert not estimate.finite
     assert float(estimate.projected_gradients) == 0.0
 
@@ -102,7 +103,7 @@ def test_a_mask_masks_the_tangent() -> None:
     model, batch = tiny_llama(torch.float64), tokens()
     optimizer = ZerothOrderOptimizer(model, lr=1e-2, eps=1e-3, seed=SEED, sparsity=Sparsity(0.4))
     with torch.no_grad():
-        estimate = forward_mode(optimizer, lambda: loss_of(model, batch), 1e-3, 1)
+        estimate = forward_mode(optimizer, lambda: loss_of(model, batch), 1)
     torch.autograd.backward(loss_of(model, batch))
     z, total = direction(model, SEED, 0, 0), torch.zeros((), dtype=torch.float64)
     for name, p in model.named_parameters():
@@ -141,4 +142,4 @@ class Squared(torch.autograd.Function):
 
 class NoForwardDerivative(nn.Module):
     def forward(self, x: Tensor) -> Any:
-        return Squared.apply(x)  # type: ignore[no-untyped-call]
+        return cast("Any", Squared).apply(x)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import pytest
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
@@ -66,7 +68,10 @@ def _wrapped(tokenizer: Tokenizer, bos: bool, eos: bool, vocabulary: dict[str, i
 
 
 def _fast(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>")  # type: ignore[no-untyped-call]
+    wrapped: PreTrainedTokenizerFast = cast("Any", PreTrainedTokenizerFast)(
+        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>"
+    )
+    return wrapped
 
 
 @pytest.fixture

@@ -95,7 +95,7 @@ def test_a_metric_is_maximised(model: nn.Module) -> None:
 
 
 def test_which_metric_is_the_task_s() -> None:
-    assert SampleReviews(objective="metric", metric="accuracy").differentiable is False
+    assert SampleReviews(objective="metric", metric="accuracy").objective == "metric"
     with pytest.raises(ConfigurationError, match="metric must be one of accuracy, got 'f1'"):
         SampleReviews(objective="metric", metric="f1")
     with pytest.raises(ConfigurationError, match="objective is classification"):

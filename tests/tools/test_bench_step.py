@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -123,7 +123,7 @@ def test_shapes_have_the_published_number_of_weights(shape: str, weights: int) -
     from transformers import AutoModelForCausalLM
 
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config_of(shape))  # type: ignore[no-untyped-call]
+        model = cast("Any", AutoModelForCausalLM).from_config(config_of(shape))
     assert sum(parameter.numel() for parameter in model.parameters()) == weights
 
 

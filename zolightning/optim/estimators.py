@@ -9,16 +9,20 @@ from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
 from zolightning.errors import ConfigurationError
 from zolightning.perturbation.rounding import wide
+from zolightning.perturbation.tangents import parts_of
 
 Closure = Callable[[], Tensor]
 
 
 class Prober(Protocol):
     """What an estimator asks of an optimizer."""
+
+    @property
+    def eps(self) -> float:
+        """The smoothing parameter."""
 
     def probe(self, query: int, scale: float) -> AbstractContextManager[None]:
         """Let the forwards within see theta + scale z_query."""
@@ -27,8 +31,8 @@ class Prober(Protocol):
         """Let the losses of forwards within have the tangent <grad f(theta), z_query>."""
 
 
-# Of prober, closure, smoothing parameter and number of queries.
-Estimator = Callable[[Prober, Closure, float, int], "Estimate"]
+# Of prober, closure and number of queries.
+Estimator = Callable[[Prober, Closure, int], "Estimate"]
 
 
 @dataclass(frozen=True)
@@ -48,12 +52,12 @@ class Estimate:
     here: Tensor | None = None
 
     def deferred(self, finite: Tensor) -> Estimate:
-        """Return the estimate for an update that comes after others, to be taken only if a condition holds, bool []."""
+        """Return the estimate for an update after others, taken only if all of theirs were finite, bool []."""
         # By then the loss at the weights is another.
-        return Estimate(self.loss, torch.where(finite, self.projected_gradients, 0.0), self.finite & finite)
+        return Estimate(self.loss, torch.where(finite, self.projected_gradients, 0.0), finite)
 
 
-def two_sided(prober: Prober, closure: Closure, eps: float, num_queries: int) -> Estimate:
+def two_sided(prober: Prober, closure: Closure, num_queries: int) -> Estimate:
     """Simultaneous perturbation (SPSA): g_i = (f(theta + eps z_i) - f(theta - eps z_i)) / (2 eps).
 
     Spall 1992; MeZO, arXiv 2305.17333, definition 1 and algorithm 1. E[g z] is the gradient up to O(eps^2).
@@ -61,21 +65,20 @@ def two_sided(prober: Prober, closure: Closure, eps: float, num_queries: int) ->
     Args:
         prober: perturbs the weights.
         closure: returns the loss [].
-        eps: the smoothing parameter.
         num_queries: directions; each takes two forwards.
     """
     plus, minus = [], []
     for query in range(num_queries):
-        with prober.probe(query, eps):
+        with prober.probe(query, prober.eps):
             plus.append(wide(closure().detach()))
-        with prober.probe(query, -eps):
+        with prober.probe(query, -prober.eps):
             minus.append(wide(closure().detach()))
     losses = torch.stack([torch.stack(plus), torch.stack(minus)])
-    projected, finite = _guarded((losses[0] - losses[1]) / (2 * eps))
+    projected, finite = _guarded((losses[0] - losses[1]) / (2 * prober.eps))
     return Estimate(losses.mean(), projected, finite)
 
 
-def one_sided(prober: Prober, closure: Closure, eps: float, num_queries: int) -> Estimate:
+def one_sided(prober: Prober, closure: Closure, num_queries: int) -> Estimate:
     """Forward differences: g_i = (f(theta + eps z_i) - f(theta)) / eps.
 
     The randomised gradient estimator of ZO-Bench, arXiv 2402.11592, with forward differences. It takes q + 1 forwards
@@ -85,19 +88,18 @@ def one_sided(prober: Prober, closure: Closure, eps: float, num_queries: int) ->
     Args:
         prober: perturbs the weights.
         closure: returns the loss [].
-        eps: the smoothing parameter.
         num_queries: directions; each takes one forward, and all together one more.
     """
     here = wide(closure().detach())
     ahead = []
     for query in range(num_queries):
-        with prober.probe(query, eps):
+        with prober.probe(query, prober.eps):
             ahead.append(wide(closure().detach()))
-    projected, finite = _guarded((torch.stack(ahead) - here) / eps)
+    projected, finite = _guarded((torch.stack(ahead) - here) / prober.eps)
     return Estimate(here, projected, finite, here)
 
 
-def forward_mode(prober: Prober, closure: Closure, eps: float, num_queries: int) -> Estimate:
+def forward_mode(prober: Prober, closure: Closure, num_queries: int) -> Estimate:
     """Directional derivatives by forward-mode differentiation: g_i = <grad f(theta), z_i>.
 
     Forward gradient, Baydin et al., arXiv 2202.08587. No smoothing: E[g z] is the gradient itself. A forward with its
@@ -106,7 +108,6 @@ def forward_mode(prober: Prober, closure: Closure, eps: float, num_queries: int)
     Args:
         prober: gives the weights their tangents.
         closure: returns the loss [].
-        eps: not used.
         num_queries: directions.
 
     Raises:
@@ -115,14 +116,14 @@ def forward_mode(prober: Prober, closure: Closure, eps: float, num_queries: int)
     losses, slopes = [], []
     for query in range(num_queries):
         with prober.differentiate(query):
-            loss, slope = forward_ad.unpack_dual(wide(closure()))  # type: ignore[no-untyped-call]
+            loss, slope = parts_of(wide(closure()))
             if slope is None:
                 raise ConfigurationError(
                     "the closure's loss does not depend on the weights in a way that can be differentiated: use a "
                     "strategy that probes, such as ZOSGD"
                 )
-            losses.append(loss.detach())
-            slopes.append(slope.detach())
+            losses.append(loss)
+            slopes.append(slope)
     # A loss that is not finite may have a slope that is.
     projected, finite = _guarded(torch.stack(slopes) + 0.0 * torch.stack(losses))
     return Estimate(torch.stack(losses).mean(), projected, finite, losses[0])

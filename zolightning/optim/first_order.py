@@ -35,7 +35,7 @@ def backpropagate(optimizer: Optimizer, closure: Closure | None, clip_norm: floa
     with phase("probe"), torch.enable_grad():
         loss = closure()
         if loss.requires_grad:
-            loss.backward()  # type: ignore[no-untyped-call]
+            torch.autograd.backward(loss)
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     if not gradients:

@@ -108,7 +108,7 @@ class Masking:
         with torch.enable_grad():
             loss = closure()
             if loss.requires_grad:
-                loss.backward()  # type: ignore[no-untyped-call]
+                torch.autograd.backward(loss)
         found: dict[str, Tensor] = {}
         for name, parameter in parameters.items():
             found[name] = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad

@@ -175,7 +175,7 @@ class ZerothOrderOptimizer(Optimizer):
 
     def _probed(self, closure: Closure) -> Estimate:
         with phase("probe"):
-            return self._estimator(self, closure, self.eps, self.num_queries)
+            return self._estimator(self, closure, self.num_queries)
 
     @property
     def blocks(self) -> Sequence[Block]:

@@ -107,8 +107,8 @@ class _Source:
     def matmul(self, inputs: Tensor, bias: Tensor | None) -> Tensor:
         rows, columns = self.weight.shape
         self.probe.visit(self.name, None)
-        at_once = rows_at_once(columns, self.weight.element_size())
-        if rows <= at_once:
+        chunks = chunks_of_rows(self.weight)
+        if len(chunks) == 1:
             with self.probe.scratch.borrow(self.weight.numel(), self.weight) as buffer:
                 self._fill(buffer, 0)
                 return functional.linear(inputs, buffer.view(rows, columns), bias)
@@ -116,8 +116,7 @@ class _Source:
         parts: list[Tensor] | None = [] if torch.is_autocast_enabled(inputs.device.type) else None
         out = inputs.new_empty(prod(inputs.shape[:-1]), rows if parts is None else 0)
         flat = inputs.reshape(-1, columns)
-        for first in range(0, rows, at_once):
-            last = min(first + at_once, rows)
+        for first, last in chunks:
             with self.probe.scratch.borrow((last - first) * columns, self.weight) as buffer:
                 self._fill(buffer, first * columns)
                 part = buffer.view(last - first, columns)
@@ -133,6 +132,12 @@ class _Source:
     def _fill(self, buffer: Tensor, first: int) -> None:
         weight = self.weight.reshape(-1)[first : first + buffer.numel()]
         self.probe.directions.fill(buffer, weight, self.probe.motion(self.name, weight), first)
+
+
+def chunks_of_rows(weight: Tensor) -> list[tuple[int, int]]:
+    """Return from which row to which each part of a matrix reaches that is perturbed at once."""
+    at_once = rows_at_once(weight.shape[1], weight.element_size())
+    return [(first, min(first + at_once, len(weight))) for first in range(0, len(weight), at_once)]
 
 
 def rows_at_once(columns: int, element_size: int) -> int:

@@ -7,7 +7,7 @@ the rows in use, of an embedding those that are looked up.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -18,7 +18,10 @@ from zolightning.perturbation.directions import Directions
 from zolightning.perturbation.lazy import LazyWeight
 from zolightning.perturbation.motion import Motion
 from zolightning.perturbation.noise import Stream
-from zolightning.perturbation.probe import Visit, along, rows_at_once
+from zolightning.perturbation.probe import Visit, along, chunks_of_rows
+
+# Without types in torch.
+_forward_ad = cast("Any", forward_ad)
 
 
 class Tangents:
@@ -43,7 +46,7 @@ class Tangents:
             return LazyWeight.around(weight, _Source(self, name, weight))
         self.visit(name, None)
         tangent = self._coefficients(name, weight) * self.directions.small(name, weight.view(-1), self.place)
-        return _dual(weight, tangent.to(weight.dtype).view(weight.shape))
+        return dual(weight, tangent.to(weight.dtype).view(weight.shape))
 
     def motion(self, name: str, weight: Tensor) -> Motion:
         """Return the direction of a weight."""
@@ -74,16 +77,14 @@ class _Source:
         self.tangents.visit(self.name, numbers)
         chosen = self.weight.flatten(1)[numbers]
         motion = self.tangents.motion(self.name, self.weight)
-        return _dual(chosen, self.tangents.directions.rows_of(chosen, numbers, motion))
+        return dual(chosen, self.tangents.directions.rows_of(chosen, numbers, motion))
 
     def matmul(self, inputs: Tensor, bias: Tensor | None) -> Tensor:
         rows, columns = self.weight.shape
         self.tangents.visit(self.name, None)
-        at_once = rows_at_once(columns, self.weight.element_size())
         flat = inputs.reshape(-1, columns)
         parts = []
-        for first in range(0, rows, at_once):
-            last = min(first + at_once, rows)
+        for first, last in chunks_of_rows(self.weight):
             part = self._part(first * columns, last * columns).view(last - first, columns)
             parts.append(functional.linear(flat, part, None if bias is None else bias[first:last]))
         out = parts[0] if len(parts) == 1 else torch.cat(parts, 1)
@@ -96,9 +97,16 @@ class _Source:
             weight = weight.clone()
         tangent = torch.empty_like(weight)
         self.tangents.directions.sum_into(tangent, weight, self.tangents.motion(self.name, weight), first)
-        return _dual(weight, tangent)
+        return dual(weight, tangent)
 
 
-def _dual(weight: Tensor, tangent: Tensor) -> Tensor:
-    dual: Tensor = forward_ad.make_dual(weight, tangent)  # type: ignore[no-untyped-call]
-    return dual
+def dual(value: Tensor, tangent: Tensor) -> Tensor:
+    """Return a tensor with a tangent of its shape."""
+    made: Tensor = _forward_ad.make_dual(value, tangent)
+    return made
+
+
+def parts_of(value: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Return a tensor without its tangent, and the tangent, or None if it has none."""
+    primal, tangent = _forward_ad.unpack_dual(value)
+    return primal.detach(), None if tangent is None else tangent.detach()

@@ -87,11 +87,8 @@ class ForwardGradient(ZerothOrder):
         if not isinstance(optimizer, ZerothOrderOptimizer):
             return
         try:
-            forward_mode(optimizer, closure, _EPS, 1)
-        except torch.OutOfMemoryError:
-            raise
-        # What torch raises for an operation without a forward derivative depends on the operation.
-        except (NotImplementedError, RuntimeError) as error:
+            forward_mode(optimizer, closure, 1)
+        except NotImplementedError as error:
             reason = str(error).strip().split("\n", 1)[0]
             raise ConfigurationError(
                 f"the model cannot be differentiated forward ({reason}): set model.attention: eager; in the "

@@ -24,8 +24,8 @@ class ZerothOrder(Strategy):
     goes by; or `configure_optimizer`, for an optimizer of its own.
 
     Args:
-        lr: learning rate.
-        eps: smoothing parameter: how far the probes step along a direction.
+        lr: learning rate; for plain MeZO the papers use 1e-6 or 1e-7 on models of billions of weights.
+        eps: smoothing parameter: how far the probes step along a direction; 1e-3 is usual.
         num_queries: directions a step; the estimate is their mean.
         weight_decay: decoupled weight decay; biases and norms are exempt.
         estimator: `two_sided` differences, of 2q forwards, or `one_sided`, of q + 1.

@@ -17,22 +17,8 @@ class ZOSGDConservative(ZerothOrder):
     heeds masks and queries. Candidates are compared before stochastic rounding; weight decay is decoupled from the
     choice.
 
-    Args:
-        lr: learning rate.
-        eps: smoothing parameter; 1e-3 is usual.
-        num_queries: directions a step; the estimate is their mean.
-        weight_decay: decoupled weight decay; biases and norms are exempt.
-        estimator: `two_sided` differences, of 2q forwards, or `one_sided`, of q + 1.
-        mask: which weights are perturbed and updated: `random` ones, small ones (`magnitude`), `large` ones, or
-            those of the largest |theta df/dtheta| (`snip`, which takes a backward pass and its memory when it picks);
-            null for all.
-        sparsity: with a mask, the fraction of each weight tensor that stays still, in [0, 1).
-        resample_every: steps after which a mask is picked anew; null for never.
-        engine: how directions are drawn, weights probed and updates rounded; see `EngineOptions`.
-
     Raises:
-        ConfigurationError: if lr or weight_decay is negative, eps is not positive, num_queries is below 1, or, when the
-            optimizer is made, probes are in place.
+        ConfigurationError: as ZerothOrder, and when the optimizer is made, if probes are in place.
     """
 
     card = Card(

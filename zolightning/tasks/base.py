@@ -93,12 +93,7 @@ class Task(LightningDataModule, ABC):
             raise ConfigurationError(
                 f"max_length must be at least 2 (a prompt token and an option's), got {max_length}"
             )
-        own = self.default_sizes
-        self.sizes = SplitSizes(
-            own.train if num_train is None else num_train,
-            own.dev if num_dev is None else num_dev,
-            own.test if num_test is None else num_test,
-        )
+        self.sizes = self.default_sizes.but(num_train, num_dev, num_test)
         self.data_dir = None if data_dir is None else Path(data_dir).expanduser()
         self.objective: Objective = self.default_objective if objective is None else objective
         check_objective(self.objective)
@@ -295,11 +290,6 @@ class Task(LightningDataModule, ABC):
     def loss_weight(self, batch: OptionBatch) -> int:
         """What the mean of ``loss`` runs over: micro-batches' losses with these weights average to the batch's."""
         return objective_weight(self.objective, batch)
-
-    @property
-    def differentiable(self) -> bool:
-        """Whether the loss has a gradient."""
-        return self.objective != "metric"
 
     def _train_examples(self) -> Sequence[Example]:
         examples = self.prepared.examples["train"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from zolightning.errors import ConfigurationError
 from zolightning.tasks.records import Record
@@ -36,6 +36,11 @@ class SplitSizes:
         for name, value in (("num_train", self.train), ("num_dev", self.dev), ("num_test", self.test)):
             if value < 1:
                 raise ConfigurationError(f"{name} must be at least 1, got {value}")
+
+    def but(self, train: int | None, dev: int | None, test: int | None) -> SplitSizes:
+        """Return these sizes, but for those that are given."""
+        given = {"train": train, "dev": dev, "test": test}
+        return replace(self, **{name: value for name, value in given.items() if value is not None})
 
 
 def shuffled(records: Sequence[Record], seed: int) -> list[Record]:
