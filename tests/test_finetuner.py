@@ -61,13 +61,13 @@ def test_training_with_shared_prompts_is_training_with_a_prompt_for_each_option(
     strategy: Strategy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[bool] = []
-    loss = SampleReviews.loss_and_scores
+    loss = SampleReviews.loss
 
-    def watched(task: SampleReviews, model: nn.Module, batch: OptionBatch) -> tuple[Tensor, Tensor]:
+    def watched(task: SampleReviews, model: nn.Module, batch: OptionBatch) -> Tensor:
         seen.append(batch.segments is not None)
         return loss(task, model, batch)
 
-    monkeypatch.setattr(SampleReviews, "loss_and_scores", watched)
+    monkeypatch.setattr(SampleReviews, "loss", watched)
     options = [" bad it was", " good all in all"]
     shared = train(strategy, task=sample_task(options=options), dtype="float64").network
     assert all(seen)

@@ -39,9 +39,9 @@ class Evaluation(nn.Module):
     def add(self, model: nn.Module, batch: OptionBatch) -> None:
         """Score a batch: one forward."""
         with phase("validation"):
-            loss, scores = self._task.loss_and_scores(model, batch)
+            loss, outcome = self._task.assess(model, batch)
         self.loss.update(loss, self._task.loss_weight(batch))
-        self.metrics.update(scores.argmax(-1), batch.answers)
+        self.metrics.update(**outcome)
 
     def compute(self) -> dict[str, Tensor]:
         """Return every metric [] over all batches so far, by name, and begin anew."""

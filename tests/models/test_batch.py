@@ -7,7 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zolightning.models.batch import Example, OptionBatch, collate
+from zolightning.models.batch import OptionBatch, collate
+from zolightning.models.question import Example
 
 SINGLE = [Example([1, 5, 6], [[8], [9]], [0, 0], 1), Example([1, 5], [[8], [9]], [0, 0], 0)]
 RAGGED = [

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from tests.helpers.families import FAMILIES, tiny
-from zolightning.models.batch import Example, OptionBatch, collate
+from zolightning.models.batch import OptionBatch, collate
+from zolightning.models.question import Example
 from zolightning.models.scoring import logits_at, mean_log_likelihoods, option_scores, token_logits
 from zolightning.optim.zeroth_order import ZerothOrderOptimizer
 from zolightning.strategies import ZOSGD

@@ -15,7 +15,8 @@ from transformers import GPT2Config
 
 from tests.helpers.families import FAMILIES, tiny
 from zolightning.errors import ConfigurationError
-from zolightning.models.batch import Example, OptionBatch, collate
+from zolightning.models.batch import OptionBatch, collate
+from zolightning.models.question import Example
 from zolightning.models.scoring import logits_at, option_scores, token_log_likelihoods
 
 SINGLE = [

@@ -11,7 +11,8 @@ from peft import LoraConfig, PrefixTuningConfig, PromptTuningConfig, get_peft_mo
 from torch import Tensor, nn
 
 from tests.helpers.families import SIZES, tiny
-from zolightning.models.batch import Example, collate
+from zolightning.models.batch import collate
+from zolightning.models.question import Example
 from zolightning.models.scoring import option_scores, token_log_likelihoods
 from zolightning.models.sharing import PromptSharing
 

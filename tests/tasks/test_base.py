@@ -13,9 +13,10 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from zolightning.errors import ConfigurationError
+from zolightning.models.question import Example, Question
 from zolightning.models.scoring import option_scores
 from zolightning.tasks import Source, Task
-from zolightning.tasks.encoding import Example, Question, encode
+from zolightning.tasks.encoding import encode
 from zolightning.tasks.records import Record
 
 
@@ -254,9 +255,11 @@ def test_loss_scores_and_metrics(
     assert task.loss_weight(train) == weight
     with torch.no_grad():
         loss = task.loss(model, train)
-        dev_loss, scores = task.loss_and_scores(model, dev)
-        torch.testing.assert_close(task.scores(model, dev), scores)
+        dev_loss, outcome = task.assess(model, dev)
+        scores = task.scores(model, dev)
         torch.testing.assert_close(option_scores(model, dev), scores)
+        assert torch.equal(outcome["preds"], scores.argmax(-1))
+        assert torch.equal(outcome["target"], dev.answers)
     assert loss.shape == dev_loss.shape == ()
     assert loss.dtype == torch.float32
     assert scores.shape == (10, 2)
@@ -287,15 +290,14 @@ def test_options_of_one_token_need_their_own_logits_only(
     handle = model.lm_head.register_forward_hook(lambda _, __, output: logits.append(output.size(-1)))
     dev = next(iter(task.val_dataloader()))
     with torch.no_grad():
-        loss, scores = task.loss_and_scores(model, dev)
+        loss, outcome = task.assess(model, dev)
         likelihoods = task.scores(model, dev)
     handle.remove()
     assert logits == [2, 120]
     torch.testing.assert_close(loss, torch.nn.functional.cross_entropy(likelihoods, dev.answers), rtol=0, atol=1e-6)
-    torch.testing.assert_close(scores.softmax(-1), likelihoods.softmax(-1))
+    assert torch.equal(outcome["preds"], likelihoods.argmax(-1))
     # Of all the vocabulary's tokens these are two.
     assert (likelihoods.exp().sum(-1) < 0.5).all()
-    assert connected(folder, words, options=[" x", " y"], objective="lm").loss_and_scores(model, dev)[1].max() < 0
 
 
 def test_options_of_the_records_own(folder: Path, words: PreTrainedTokenizerFast) -> None:

@@ -11,9 +11,8 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from zolightning.errors import ConfigurationError
-from zolightning.models.batch import Example
+from zolightning.models.question import Example, Question
 from zolightning.tasks.cache import cache_key, cached
-from zolightning.tasks.encoding import Question
 
 EXAMPLES = [Example([1, 2], [[3], [4, 5]], [0, 1], 1, True), Example([7], [[3]], [0], 0, False)]
 QUESTIONS = [Question("a b", (" x", " y"), 0, "file:1")]

@@ -10,7 +10,8 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from zolightning.errors import ConfigurationError
-from zolightning.tasks.encoding import Example, Question, encode
+from zolightning.models.question import Example, Question
+from zolightning.tasks.encoding import encode
 
 Maker = Callable[..., PreTrainedTokenizerFast]
 

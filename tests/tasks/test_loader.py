@@ -17,7 +17,8 @@ from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import nn
 
 from zolightning.errors import ConfigurationError
-from zolightning.models.batch import Example, OptionBatch
+from zolightning.models.batch import OptionBatch
+from zolightning.models.question import Example
 from zolightning.tasks.loader import EvaluationLoader, LengthGroupedBatches, ResumableLoader
 
 EXAMPLES = 13

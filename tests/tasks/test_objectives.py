@@ -5,11 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
+from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from zolightning.errors import ConfigurationError
-from zolightning.models.batch import Example, collate
+from zolightning.models.batch import collate
+from zolightning.models.question import Example
 from zolightning.models.scoring import option_scores, token_log_likelihoods
 from zolightning.tasks import SampleReviews
 from zolightning.tasks.objectives import Objective, check_objective, metric_loss, objective_loss, objective_weight
@@ -88,9 +90,11 @@ def test_a_metric_is_maximised(model: nn.Module) -> None:
     with torch.no_grad():
         scores = option_scores(model, batch)
     right = (scores.argmax(-1) == batch.answers).double().mean()
-    metric = MulticlassAccuracy(3, average="micro")
+    metric = MetricCollection({"accuracy": MulticlassAccuracy(3, average="micro")})
+    outcome = {"preds": scores.argmax(-1), "target": batch.answers, "unheeded": None}
     for _ in range(2):
-        torch.testing.assert_close(metric_loss(metric, scores, batch).double(), -right, rtol=0, atol=1e-6)
+        loss = metric_loss(metric, outcome, torch.device("cpu"))
+        torch.testing.assert_close(loss.double(), -right, rtol=0, atol=1e-6)
     assert objective_weight("metric", batch) == 5
 
 

@@ -20,7 +20,8 @@ from bench.textbook import TextbookMeZO, own_sequences, same_sequences
 from bench.workload import Workload, random_work
 from tests.conftest import ROOT
 from tests.helpers.models import Quadratic, tiny_llama
-from zolightning.models.batch import Example, collate
+from zolightning.models.batch import collate
+from zolightning.models.question import Example
 
 CPU = torch.device("cpu")
 NAMES = [contender.name for contender in contenders()]

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, log_softmax
 
 if TYPE_CHECKING:
-    from zolightning.models.batch import Example, OptionBatch
+    from zolightning.models.batch import OptionBatch
+    from zolightning.models.question import Example
 
 # The released code pads a batch to a multiple of this.
 _MULTIPLE = 8

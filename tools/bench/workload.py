@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from bench.textbook import TextbookBatch, own_sequences, same_sequences
-from zolightning.models.batch import Example, OptionBatch, collate
+from zolightning.models.batch import OptionBatch, collate
 from zolightning.models.loading import load_tokenizer, max_positions
+from zolightning.models.question import Example
 from zolightning.models.scoring import mean_log_likelihoods, token_log_likelihoods, token_logits
 from zolightning.optim.blocks import partition
 

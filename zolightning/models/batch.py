@@ -4,61 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from functools import cached_property
 from itertools import accumulate
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-
-@dataclass(frozen=True)
-class Example:
-    """A prompt and its options as token numbers.
-
-    Attributes:
-        prompt: The tokens that every option's sequence begins with.
-        continuations: The rest of each option's sequence.
-        starts: How many leading tokens of each continuation still belong to the prompt.
-        answer: The right option.
-        cut: Whether the prompt was too long and lost its left end.
-    """
-
-    prompt: list[int]
-    continuations: list[list[int]]
-    starts: list[int]
-    answer: int
-    cut: bool = False
-
-    @property
-    def length(self) -> int:
-        """The tokens of the longest option's sequence."""
-        return len(self.prompt) + max(map(len, self.continuations))
-
-    @property
-    def right(self) -> Example:
-        """The example without its wrong options, of which the language-modelling objective needs none."""
-        return replace(
-            self, continuations=[self.continuations[self.answer]], starts=[self.starts[self.answer]], answer=0
-        )
-
-    @property
-    def row(self) -> int:
-        """The tokens of a sequence that holds the prompt and what must be read of every option."""
-        return len(self.prompt) + sum(map(len, self.tails))
-
-    @cached_property
-    def tails(self) -> list[list[int]]:
-        """What a model must read behind the prompt to score every option, the longest first.
-
-        An option's last token is only predicted, never read. What remains may begin another option's remainder (always
-        so where options are one token), and a causal model gives both the same outputs: one tail serves both.
-        """
-        kept: list[list[int]] = []
-        for tail in sorted((continuation[:-1] for continuation in self.continuations), key=len, reverse=True):
-            if not any(longer[: len(tail)] == tail for longer in kept):
-                kept.append(tail)
-        return kept
+from zolightning.models.question import Example
 
 
 class Extent(NamedTuple):
@@ -68,11 +20,13 @@ class Extent(NamedTuple):
         lengths: The tokens of each of its sequences, without padding.
         reads: The places where its logits are read.
         gold: The scored tokens of the right option.
+        example: The example.
     """
 
     lengths: tuple[int, ...]
     reads: int
     gold: int
+    example: Example
 
 
 @dataclass(frozen=True)
@@ -116,6 +70,11 @@ class OptionBatch:
     def num_examples(self) -> int:
         """The examples in the batch."""
         return len(self.extents)
+
+    @property
+    def examples(self) -> list[Example]:
+        """The examples."""
+        return [extent.example for extent in self.extents]
 
     @property
     def num_tokens(self) -> int:
@@ -214,7 +173,7 @@ def collate(examples: Sequence[Example], row_limit: int = 0) -> OptionBatch:
         reads.append([[places.setdefault(place, len(places)) for place in option] for option in wanted])
         row += len(layout.sequences)
         lengths = tuple(map(len, layout.sequences))
-        extents.append(Extent(lengths, reads=len(places) - known, gold=len(layout.tokens[example.answer])))
+        extents.append(Extent(lengths, len(places) - known, len(layout.tokens[example.answer]), example))
     return OptionBatch(
         # Padded with a token that the batch has anyway: no other one's embedding is looked up.
         input_ids=_filled(sequences, sequences[0][0]),

@@ -13,8 +13,9 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
-from zolightning.models.batch import Example, OptionBatch, collate
+from zolightning.models.batch import OptionBatch, collate
 from zolightning.models.loading import max_positions
+from zolightning.models.question import Example
 from zolightning.models.scoring import token_log_likelihoods
 
 # The attention implementations that add whatever mask they are given; others read it as one of padding, or crash.

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, get_args
 
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_info
@@ -13,14 +12,15 @@ from torch import Tensor, nn
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
-from zolightning.errors import ConfigurationError
-from zolightning.models.batch import Example, OptionBatch, collate
+from zolightning.errors import ConfigurationError, check_choice
+from zolightning.models.batch import OptionBatch, collate
+from zolightning.models.question import Example
 from zolightning.models.scoring import mean_log_likelihoods, option_scores, token_log_likelihoods, token_logits
 from zolightning.models.sharing import PromptSharing
-from zolightning.tasks.encoding import Question
 from zolightning.tasks.loader import EvaluationLoader, LengthGroupedBatches, ResumableLoader
 from zolightning.tasks.objectives import (
     Objective,
+    Outcome,
     check_objective,
     metric_loss,
     metric_to_maximise,
@@ -28,15 +28,15 @@ from zolightning.tasks.objectives import (
     objective_weight,
 )
 from zolightning.tasks.prepared import PreparedSplits, prepare_splits
-from zolightning.tasks.records import Record, read_file
 from zolightning.tasks.source import Source
 from zolightning.tasks.splits import Splits, SplitSizes, split_official, split_three_ways
+from zolightning.tasks.wording import PromptStyle, Wording
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-class Task(LightningDataModule, ABC):
+class Task(Wording, LightningDataModule):
     """A data set of prompts with answer options. A new task states the class attributes and ``prompt``.
 
     Args:
@@ -48,6 +48,8 @@ class Task(LightningDataModule, ABC):
         num_test: Test examples, from the official validation split, or all of it where it has fewer; 1,000 by default.
             Only ``test`` and ``predict`` use them.
         data_dir: A folder with the official files. Default: the Hugging Face hub, or its local cache.
+        prompt: ``aligned``, which reads like text that models were trained on; or ``plain``, the fields and no word of
+            ours, which shows what alignment is worth.
         options: Other words for the options, in their order, each with its leading space where it needs one.
         objective: ``classification``: cross-entropy over the options' length-normalised log-likelihoods. ``lm``: minus
             the log-likelihood of the right option's tokens, the mean over tokens. ``metric``: minus a metric of the
@@ -61,10 +63,6 @@ class Task(LightningDataModule, ABC):
     """
 
     source: ClassVar[Source | None] = None
-    label_field: str = "label"
-    fields: tuple[str, ...]
-    options: tuple[str, ...]
-    labels: Mapping[str, int]
     default_objective: Objective = "classification"
     default_sizes: ClassVar[SplitSizes] = SplitSizes(1000, 500, 1000)
 
@@ -77,6 +75,7 @@ class Task(LightningDataModule, ABC):
         num_dev: int | None = None,
         num_test: int | None = None,
         data_dir: str | None = None,
+        prompt: PromptStyle = "aligned",
         options: list[str] | None = None,
         objective: Objective | None = None,
         metric: str | None = None,
@@ -95,6 +94,8 @@ class Task(LightningDataModule, ABC):
             )
         self.sizes = self.default_sizes.but(num_train, num_dev, num_test)
         self.data_dir = None if data_dir is None else Path(data_dir).expanduser()
+        check_choice("prompt", prompt, get_args(PromptStyle))
+        self.prompt_style = prompt
         self.objective: Objective = self.default_objective if objective is None else objective
         check_objective(self.objective)
         self.max_length = max_length
@@ -111,30 +112,8 @@ class Task(LightningDataModule, ABC):
         self._sharing: PromptSharing | None = None
         self.order_seed = 0
 
-    @abstractmethod
-    def prompt(self, fields: Mapping[str, object]) -> str:
-        """Text that an option is to follow."""
-
-    def option_texts(self, fields: Mapping[str, object]) -> Sequence[str]:
-        """The options of one record."""
-        return self.options
-
-    def answer(self, record: Record) -> int:
-        """The right option of a record.
-
-        Raises:
-            ConfigurationError: If the label is none of ``labels``.
-        """
-        label = record.fields[self.label_field]
-        answer = self.labels.get(str(label).strip().lower())
-        if answer is None:
-            raise ConfigurationError(
-                f"{record.origin}: {self.label_field}={label!r} is no label; allowed are {', '.join(self.labels)}"
-            )
-        return answer
-
     def metrics(self) -> MetricCollection:
-        """Fresh metrics of the predicted options [batch] against the right ones [batch]."""
+        """Fresh metrics, each of which takes what it needs of ``outcome``."""
         classes = max(2, len(self.options))
         return MetricCollection({"accuracy": MulticlassAccuracy(classes, average="micro", validate_args=False)})
 
@@ -143,50 +122,20 @@ class Task(LightningDataModule, ABC):
         if self.source is None:
             raise ConfigurationError(f"{type(self).__name__} must state its source, or override read()")
         train, validation = self.source.read_hub() if self.data_dir is None else self.source.read_folder(self.data_dir)
-        validation = [record for row in validation for record in self.unpack(row)]
-        self.check(validation)
+        validation = self.checked(validation)
         if train is None:
             rank_zero_info(
                 f"{self.data_dir}: there is no {self.source.train_file}; train, dev and test examples are all taken "
                 f"from {self.source.validation_file}"
             )
-            return split_three_ways(validation, self.sizes, self.data_seed, "validation")
-        train = [record for row in train for record in self.unpack(row)]
-        self.check(train)
-        return split_official(train, validation, self.sizes, self.data_seed)
-
-    def unpack(self, record: Record) -> list[Record]:
-        """The records that a row of the official files holds: itself, in most tasks."""
-        return [record]
+            return split_three_ways(validation, self.sizes, self.data_seed, "validation", self.family)
+        return split_official(self.checked(train), validation, self.sizes, self.data_seed, self.family)
 
     def place(self) -> str:
         """Where the records are read from."""
         if self.data_dir is not None:
             return str(self.data_dir)
         return "no source" if self.source is None else self.source.hub
-
-    def check(self, records: Sequence[Record]) -> None:
-        """Refuse records, whether they will be used or not, that lack a field or have an unknown label.
-
-        Raises:
-            ConfigurationError: At the first such record.
-        """
-        for record in records:
-            for name in self.fields:
-                if record.fields.get(name) is None:
-                    found = ", ".join(key for key, value in record.fields.items() if value is not None) or "none"
-                    raise ConfigurationError(f"{record.origin}: there is no field {name!r}; found {found}")
-            self.answer(record)
-
-    def read_checked(self, path: Path) -> list[Record]:
-        """Read a file whose records all have the task's fields and a known label.
-
-        Raises:
-            ConfigurationError: If it cannot be read, or at the first record that is not so.
-        """
-        records = read_file(path)
-        self.check(records)
-        return records
 
     def prepare_data(self) -> None:
         """Download what is on the hub, on one process only."""
@@ -224,7 +173,7 @@ class Task(LightningDataModule, ABC):
         self.setup()
         self.order_seed = seed
         limit = self.max_length if max_positions is None else min(self.max_length, max_positions)
-        questions = {name: list(map(self._question, rows)) for name, rows in vars(self.splits).items()}
+        questions = {name: list(map(self.question, rows)) for name, rows in vars(self.splits).items()}
         self._prepared = prepare_splits(questions, tokenizer, limit, known=self._prepared)
 
     def adapt(self, model: nn.Module) -> None:
@@ -269,35 +218,44 @@ class Task(LightningDataModule, ABC):
 
     def loss(self, model: nn.Module, batch: OptionBatch) -> Tensor:
         """Mean loss [] of a batch under the task's objective, at least fp32."""
-        return self.loss_and_scores(model, batch)[0]
+        if self._metric is not None:
+            return self.assess(model, batch)[0]
+        return objective_loss(self.objective, self._likelihoods(model, batch), batch)
 
     def scores(self, model: nn.Module, batch: OptionBatch) -> Tensor:
         """Length-normalised log-likelihood of each option [batch, options], -inf where there is none."""
         return option_scores(model, batch)
 
-    def loss_and_scores(self, model: nn.Module, batch: OptionBatch) -> tuple[Tensor, Tensor]:
-        """``loss`` from one forward, and of each option a score [batch, options], in the order of ``scores``.
-
-        Where the log-normaliser cancels, the scores leave it out.
-        """
-        cancels = self.objective != "lm" and batch.one_read_each
-        likelihoods = token_logits(model, batch) if cancels else token_log_likelihoods(model, batch)
-        scores = mean_log_likelihoods(likelihoods, batch)
+    def assess(self, model: nn.Module, batch: OptionBatch) -> tuple[Tensor, Outcome]:
+        """``loss`` and what metrics are computed from, with one forward for both where options are scored."""
+        likelihoods = self._likelihoods(model, batch)
+        outcome = self.outcome(model, batch, mean_log_likelihoods(likelihoods, batch))
         if self._metric is not None:
-            return metric_loss(self._metric, scores, batch), scores
-        return objective_loss(self.objective, likelihoods, batch), scores
+            return metric_loss(self._metric, outcome, batch.answers.device), outcome
+        return objective_loss(self.objective, likelihoods, batch), outcome
+
+    def outcome(self, model: nn.Module, batch: OptionBatch, scores: Tensor) -> Outcome:
+        """What metrics are computed from, by the names of the arguments that they take.
+
+        Args:
+            model: The language model, for tasks whose answers are generated.
+            batch: The batch.
+            scores: Of each option [batch, options]; they may lack one number that all options of an example share.
+        """
+        return {"preds": scores.argmax(-1), "target": batch.answers}
 
     def loss_weight(self, batch: OptionBatch) -> int:
         """What the mean of ``loss`` runs over: micro-batches' losses with these weights average to the batch's."""
         return objective_weight(self.objective, batch)
 
+    def _likelihoods(self, model: nn.Module, batch: OptionBatch) -> Tensor:
+        """Of each option's tokens [batch, options, tokens]; without the log-normaliser where it would cancel."""
+        cancels = self.objective != "lm" and batch.one_read_each
+        return token_logits(model, batch) if cancels else token_log_likelihoods(model, batch)
+
     def _train_examples(self) -> Sequence[Example]:
         examples = self.prepared.examples["train"]
         return [example.right for example in examples] if self.objective == "lm" else examples
-
-    def _question(self, record: Record) -> Question:
-        options = tuple(self.option_texts(record.fields))
-        return Question(self.prompt(record.fields), options, self.answer(record), record.origin)
 
     def _evaluation_loader(self, split: str, longest_first: bool) -> EvaluationLoader:
         examples = self.prepared.examples[split]

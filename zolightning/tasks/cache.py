@@ -9,8 +9,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from zolightning.errors import ConfigurationError
-from zolightning.models.batch import Example
-from zolightning.tasks.encoding import Question
+from zolightning.models.question import Example, Question
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -43,7 +42,10 @@ def cached(key: str, make: Callable[[], list[Example]]) -> list[Example]:
 
     def rows() -> Iterator[dict[str, Any]]:
         for example in make():
-            yield asdict(example)
+            row = asdict(example)
+            # Texts and records are at hand; only tokens are worth keeping.
+            del row["question"]
+            yield row
 
     hidden = datasets.are_progress_bars_disabled()
     datasets.disable_progress_bars()

@@ -3,33 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from zolightning.errors import ConfigurationError
-from zolightning.models.batch import Example
+from zolightning.models.question import Example, Question
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-__all__ = ("Example", "Question", "check_fast", "encode")
-
-
-@dataclass(frozen=True)
-class Question:
-    """A prompt and its options as text.
-
-    Attributes:
-        prompt: What the model is given.
-        options: What may follow, each with its leading space where it needs one.
-        answer: The right option.
-        origin: Where it was read, for errors.
-    """
-
-    prompt: str
-    options: tuple[str, ...]
-    answer: int
-    origin: str
 
 
 class _Tokens(NamedTuple):

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
 from zolightning.errors import ConfigurationError
-from zolightning.models.batch import Example, OptionBatch, collate
+from zolightning.models.batch import OptionBatch, collate
+from zolightning.models.question import Example
 
 _T = TypeVar("_T")
 

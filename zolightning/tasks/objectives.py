@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
-from torchmetrics import Metric, MetricCollection
+from torchmetrics import MetricCollection
 
 from zolightning.errors import ConfigurationError, check_choice
 from zolightning.models.batch import OptionBatch
 from zolightning.models.scoring import mean_log_likelihoods
 
 Objective = Literal["classification", "lm", "metric"]
+
+# What metrics are computed from, by the names of the arguments that they take.
+Outcome = dict[str, Any]
 
 
 def check_objective(objective: str) -> None:
@@ -25,8 +28,8 @@ def check_objective(objective: str) -> None:
     check_choice("objective", objective, get_args(Objective))
 
 
-def metric_to_maximise(objective: Objective, metrics: MetricCollection, name: str | None) -> Metric | None:
-    """Return the metric that training maximises, or None if the objective is another.
+def metric_to_maximise(objective: Objective, metrics: MetricCollection, name: str | None) -> MetricCollection | None:
+    """Return the metric that training maximises, alone, or None if the objective is another.
 
     Args:
         objective: The task's.
@@ -43,21 +46,22 @@ def metric_to_maximise(objective: Objective, metrics: MetricCollection, name: st
     named = {str(known): metric for known, metric in metrics.items()}
     chosen = next(iter(named)) if name is None else name
     check_choice("metric", chosen, tuple(named))
-    return named[chosen]
+    return MetricCollection({chosen: named[chosen]})
 
 
-def metric_loss(metric: Metric, scores: Tensor, batch: OptionBatch) -> Tensor:
-    """Minus a metric [] of a batch's predicted options, which has no gradient.
+def metric_loss(metric: MetricCollection, outcome: Outcome, device: torch.device) -> Tensor:
+    """Minus a metric [] of a batch, which has no gradient.
 
     Args:
-        metric: takes the predicted options [batch] and the right ones [batch]; what it has seen is forgotten.
-        scores: of the options [batch, options].
-        batch: the batch.
+        metric: one alone; what it has seen before is forgotten.
+        outcome: of the batch, see :meth:`~zolightning.tasks.Task.outcome`.
+        device: of the loss.
     """
-    metric.to(scores.device).reset()
-    metric.update(scores.argmax(-1), batch.answers)
-    value: Tensor = metric.compute()
-    return -value
+    metric.to(device).reset()
+    metric.update(**outcome)
+    (value,) = metric.compute().values()
+    loss: Tensor = -value
+    return loss
 
 
 def objective_loss(objective: Objective, likelihoods: Tensor, batch: OptionBatch) -> Tensor:

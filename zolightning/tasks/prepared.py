@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from lightning.pytorch.utilities import rank_zero_info
 
-from zolightning.models.batch import Example
+from zolightning.models.question import Example, Question
 from zolightning.tasks.cache import cache_key, cached
-from zolightning.tasks.encoding import Question, check_fast, encode
+from zolightning.tasks.encoding import check_fast, encode
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -51,5 +51,5 @@ def prepare_splits(
             f"{cut:,} of {len(examples):,} prompts were longer than {max_length:,} tokens and were cut from the left"
         )
     rest = iter(examples)
-    splits = {name: [next(rest) for _ in split] for name, split in questions.items()}
+    splits = {name: [replace(next(rest), question=question) for question in split] for name, split in questions.items()}
     return PreparedSplits(key, splits)

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 
 from zolightning.errors import ConfigurationError
 from zolightning.tasks.records import Record
+
+# Records of one family are in one split.
+Family = Callable[[Record], Hashable]
+
+
+def origin_of(record: Record) -> Hashable:
+    """Return where a record was read: each is a family of its own."""
+    return record.origin
 
 
 @dataclass(frozen=True)
@@ -43,36 +51,51 @@ class SplitSizes:
         return replace(self, **{name: value for name, value in given.items() if value is not None})
 
 
-def shuffled(records: Sequence[Record], seed: int) -> list[Record]:
-    """Return the records in an order that depends on the seed and their number only."""
-    order = list(range(len(records)))
+def shuffled(records: Sequence[Record], seed: int, family: Family = origin_of) -> list[Record]:
+    """Return the records, families together, in an order that depends on the seed and the families' sizes only."""
+    families: dict[Hashable, list[Record]] = {}
+    for record in records:
+        families.setdefault(family(record), []).append(record)
+    order = list(families.values())
     random.Random(seed).shuffle(order)
-    return [records[index] for index in order]
+    return [record for members in order for record in members]
 
 
-def split_official(train: Sequence[Record], validation: Sequence[Record], sizes: SplitSizes, seed: int) -> Splits:
+def split_official(
+    train: Sequence[Record],
+    validation: Sequence[Record],
+    sizes: SplitSizes,
+    seed: int,
+    family: Family = origin_of,
+) -> Splits:
     """Take train and dev from the training split and test from the official validation split.
 
     Raises:
         ConfigurationError: If the training split is too small.
     """
-    _require(len(train), sizes.train + sizes.dev, f"num_train={sizes.train:,} + num_dev={sizes.dev:,}", "training")
-    rows = shuffled(train, seed)
-    dev_end = sizes.train + sizes.dev
-    return Splits(rows[: sizes.train], rows[sizes.train : dev_end], shuffled(validation, seed)[: sizes.test])
+    asked = f"num_train={sizes.train:,} + num_dev={sizes.dev:,}"
+    _require(len(train), sizes.train + sizes.dev, asked, "training")
+    learnt, rest = _cut(shuffled(train, seed, family), sizes.train, family)
+    dev, _ = _cut(rest, sizes.dev, family)
+    _require(len(learnt) + len(dev), sizes.train + sizes.dev, asked, "training")
+    return Splits(learnt, dev, shuffled(validation, seed, family)[: sizes.test])
 
 
-def split_three_ways(records: Sequence[Record], sizes: SplitSizes, seed: int, what: str) -> Splits:
+def split_three_ways(
+    records: Sequence[Record], sizes: SplitSizes, seed: int, what: str, family: Family = origin_of
+) -> Splits:
     """Take train, dev and test from one and the same split, called ``what`` in errors.
 
     Raises:
         ConfigurationError: If the split leaves nothing to test on.
     """
     asked = f"num_train={sizes.train:,} + num_dev={sizes.dev:,} and at least one test example"
-    dev_end = sizes.train + sizes.dev
-    _require(len(records), dev_end + 1, asked, what)
-    rows = shuffled(records, seed)
-    return Splits(rows[: sizes.train], rows[sizes.train : dev_end], rows[dev_end : dev_end + sizes.test])
+    needed = sizes.train + sizes.dev + 1
+    _require(len(records), needed, asked, what)
+    train, rest = _cut(shuffled(records, seed, family), sizes.train, family)
+    dev, rest = _cut(rest, sizes.dev, family)
+    _require(len(train) + len(dev) + len(rest), needed, asked, what)
+    return Splits(train, dev, rest[: sizes.test])
 
 
 def split_given(
@@ -88,6 +111,13 @@ def split_given(
     return Splits(
         shuffled(train, seed)[: sizes.train], shuffled(dev, seed)[: sizes.dev], shuffled(test, seed)[: sizes.test]
     )
+
+
+def _cut(records: Sequence[Record], number: int, family: Family) -> tuple[list[Record], list[Record]]:
+    """Return the first records, and those of the rest that are of no family among them."""
+    taken, rest = list(records[:number]), records[number:]
+    known = family(taken[-1]) if taken else None
+    return taken, [record for record in rest if family(record) != known]
 
 
 def _require(available: int, needed: int, asked: str, what: str) -> None:
