@@ -11,7 +11,7 @@ from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from typing_extensions import override
@@ -240,10 +240,9 @@ class FineTuner(LightningModule):
         self.log_dict({f"test/{name}": value for name, value in self._running.compute().items()})
 
     @override
-    def predict_step(self, batch: OptionBatch, batch_idx: int) -> dict[str, Tensor]:
-        """Return the scores [batch, options], the predicted option [batch] and the right one [batch]."""
-        scores = self.task.scores(self.network, batch)
-        return {"scores": scores, "prediction": scores.argmax(-1), "answer": batch.answers}
+    def predict_step(self, batch: OptionBatch, batch_idx: int) -> list[dict[str, Any]]:
+        """Return what there is to tell of each example of a batch."""
+        return self.task.predictions(self.network, batch)
 
     def evaluate(self, loader: Iterable[OptionBatch]) -> dict[str, float]:
         """Return the loss and the task's metrics over a loader, outside of any Trainer's loop."""

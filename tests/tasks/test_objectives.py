@@ -14,7 +14,7 @@ from zolightning.models.batch import collate
 from zolightning.models.question import Example
 from zolightning.models.scoring import option_scores, token_log_likelihoods
 from zolightning.tasks import SampleReviews
-from zolightning.tasks.objectives import Objective, check_objective, metric_loss, objective_loss, objective_weight
+from zolightning.tasks.objectives import Objective, metric_loss, objective_loss, objective_weight
 
 EXAMPLES = [
     Example([1, 5, 6], [[8], [8, 9, 10], [20, 21]], [0, 0, 0], 2),
@@ -78,11 +78,6 @@ def test_gradients_are_finite_where_options_are_absent(model: nn.Module, objecti
     gradients = torch.autograd.grad(loss, list(model.parameters()))
     assert all(gradient.isfinite().all() for gradient in gradients)
     assert any(gradient.abs().max() > 0 for gradient in gradients)
-
-
-def test_an_unknown_objective() -> None:
-    with pytest.raises(ConfigurationError, match="objective must be one of classification, lm, metric, got 'f1'"):
-        check_objective("f1")
 
 
 def test_a_metric_is_maximised(model: nn.Module) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 
 import datasets
@@ -23,6 +24,19 @@ def test_jsonl(tmp_path: Path) -> None:
         Record({"x": 1, "y": True}, "a.jsonl:1"),
         Record({"x": "two\u2028lines", "y": None}, "a.jsonl:3"),
     ]
+
+
+def test_json_is_one_record_or_one_a_line(tmp_path: Path) -> None:
+    assert read_file(written(tmp_path, "a.json", '{\n"x": [1]\n}')) == [Record({"x": [1]}, "a.json")]
+    assert read_file(written(tmp_path, "b.json", '{"x": 1}\n{"x": 2}\n')) == [
+        Record({"x": 1}, "b.json:1"),
+        Record({"x": 2}, "b.json:2"),
+    ]
+
+
+def test_a_compressed_file(tmp_path: Path) -> None:
+    path = written(tmp_path, "a.jsonl.gz", gzip.compress(b'{"x": 1}\n'))
+    assert read_file(path) == [Record({"x": 1}, "a.jsonl.gz:1")]
 
 
 def test_tsv_has_no_quoting(tmp_path: Path) -> None:
@@ -54,7 +68,8 @@ def test_csv_has_quoting(tmp_path: Path) -> None:
         ("a.csv", 'a,b\n1,"2', r"a\.csv:2: is not CSV"),
         ("a.tsv", "a\ta\n1\t2\n", r"a\.tsv:1: the header names a column twice: a, a"),
         ("a.jsonl", b'{"a": "\xff"}\n', r"a\.jsonl: is not UTF-8"),
-        ("a.json", "{}", r"a\.json: cannot read '\.json' files; allowed are \.jsonl, \.tsv, \.csv"),
+        ("a.json", "[1]", r"a\.json: expected a JSON object, or one a line, got list"),
+        ("a.txt", "{}", r"a\.txt: cannot read '\.txt' files; allowed are \.jsonl, \.json, \.tsv, \.csv"),
     ],
 )
 def test_bad_files(tmp_path: Path, name: str, text: str | bytes, message: str) -> None:

@@ -13,7 +13,26 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from zolightning.errors import ConfigurationError
-from zolightning.tasks import CB, COPA, PIQA, RTE, SST2, WSC, BoolQ, JsonlTask, SampleReviews, Task, WiC, WinoGrande
+from zolightning.tasks import (
+    CB,
+    COPA,
+    DROP,
+    PIQA,
+    RTE,
+    SIQA,
+    SST2,
+    WSC,
+    AQuA,
+    BoolQ,
+    JsonlTask,
+    MultiRC,
+    ReCoRD,
+    SampleReviews,
+    SQuAD,
+    Task,
+    WiC,
+    WinoGrande,
+)
 from zolightning.tasks.records import Record
 
 HUB: dict[type[Task], tuple[str, str | None]] = {
@@ -26,6 +45,12 @@ HUB: dict[type[Task], tuple[str, str | None]] = {
     COPA: ("aps/super_glue", "copa"),
     WinoGrande: ("allenai/winogrande", "winogrande_m"),
     PIQA: ("baber/piqa", None),
+    MultiRC: ("aps/super_glue", "multirc"),
+    ReCoRD: ("aps/super_glue", "record"),
+    SQuAD: ("rajpurkar/squad", None),
+    DROP: ("ucinlp/drop", None),
+    SIQA: ("lighteval/siqa", None),
+    AQuA: ("deepmind/aqua_rat", "raw"),
 }
 ROWS: dict[type[Task], list[dict[str, Any]]] = {
     SST2: [{"idx": 0, "sentence": "a fine film ", "label": 1}, {"idx": 1, "sentence": "dull", "label": 0}],
@@ -73,6 +98,50 @@ ROWS: dict[type[Task], list[dict[str, Any]]] = {
         {"goal": "Cool tea.", "sol1": "Add ice. ", "sol2": "Add fire.", "label": 0},
         {"goal": "dresser", "sol1": "a", "sol2": "b", "label": 1},
     ],
+    MultiRC: [
+        {
+            "paragraph": "Ice is cold.",
+            "question": "What is ice?",
+            "answer": answer,
+            "label": label,
+            "idx": {"paragraph": 0, "question": label, "answer": label},
+        }
+        for label, answer in enumerate(("Hot", "Cold"))
+    ],
+    ReCoRD: [
+        {
+            "passage": "Ian ate.\n@highlight\nIan was hungry",
+            "query": "@placeholder likes rice.",
+            "entities": ["Ann", "Ian"],
+            "answers": [name],
+        }
+        for name in ("Ian", "Ann")
+    ],
+    SQuAD: [
+        {
+            "title": "Super_Bowl",
+            "context": "Ann won.",
+            "question": f"Who won{mark}",
+            "answers": {"text": ["Ann", "ann"], "answer_start": [0, 0]},
+        }
+        for mark in ("?", "? ")
+    ],
+    DROP: [
+        {
+            "passage": "Ann, 7, won.",
+            "question": "How old?",
+            "answers_spans": {"spans": ["7", "7"], "types": ["number"]},
+        },
+        {"passage": "Ann won.", "question": "Who?", "answers_spans": {"spans": ["Ann"], "types": ["span"]}},
+    ],
+    SIQA: [
+        {"context": "Ian ate.", "question": "Why?", "answerA": "a", "answerB": "b ", "answerC": "c", "label": label}
+        for label in ("2", "3")
+    ],
+    AQuA: [
+        {"question": "1 + 1?", "options": ["A)1", "B)2", "C)3", "D)4", "E)5"], "rationale": "", "correct": right}
+        for right in "BE"
+    ],
 }
 READ: dict[type[Task], list[tuple[str, str]]] = {
     SST2: [("a fine film It was", " great"), ("dull It was", " terrible")],
@@ -108,6 +177,40 @@ READ: dict[type[Task], list[tuple[str, str]]] = {
     COPA: [("It rained so", " I got wet."), ("It was wet because", " it rained.")],
     WinoGrande: [("Ian ate because", " Ian was hungry."), ("", "Dennis slept, not Ian.")],
     PIQA: [("Question: Cool tea.\nAnswer:", " Add ice."), ("Question: dresser\nAnswer:", " b")],
+    MultiRC: [
+        (
+            f'Ice is cold.\nQuestion: What is ice?\nI found this answer "{answer}". Is that correct? Yes or No?\n',
+            judged,
+        )
+        for answer, judged in (("Hot", "No"), ("Cold", "Yes"))
+    ],
+    ReCoRD: [("Ian ate.\n- Ian was hungry\n-", f" {name} likes rice.") for name in ("Ian", "Ann")],
+    SQuAD: [("Title: Super Bowl\nContext: Ann won.\nQuestion: Who won?\nAnswer:", " Ann\n")] * 2,
+    DROP: [
+        ("Passage: Ann, 7, won.\nQuestion: How old?\nAnswer:", " 7\n"),
+        ("Passage: Ann won.\nQuestion: Who?\nAnswer:", " Ann\n"),
+    ],
+    SIQA: [("Ian ate.\nQuestion: Why?\nAnswer:", f" {answer}") for answer in "bc"],
+    AQuA: [("Question: 1 + 1?\nA) 1\nB) 2\nC) 3\nD) 4\nE) 5\nAnswer:", f" {letter}") for letter in "BE"],
+}
+
+
+PLAIN: dict[type[Task], str] = {
+    SST2: "a fine film",
+    BoolQ: "Ice is cold.\nis ice cold\n",
+    RTE: "It rains.\nIt is dry.\n",
+    CB: "It rains.\nit is wet\n",
+    WiC: "run\nRun rogue.\nShe ran.\n",
+    WSC: "Mark told Pete. He lied.\nMark\nHe\n",
+    COPA: "It rained.",
+    WinoGrande: "Ian ate because",
+    PIQA: "Cool tea.",
+    MultiRC: "Ice is cold.\nWhat is ice?\nHot\n",
+    ReCoRD: "Ian ate.\n@highlight\nIan was hungry",
+    SQuAD: "Ann won.\nWho won?",
+    DROP: "Ann, 7, won.\nHow old?",
+    SIQA: "Ian ate.\nWhy?",
+    AQuA: "1 + 1?\nA)1\nB)2\nC)3\nD)4\nE)5",
 }
 
 
@@ -128,9 +231,22 @@ def test_from_the_hub(kind: type[Task], monkeypatch: pytest.MonkeyPatch) -> None
     assert [read(task, record) for record in records] == READ[kind]
 
 
+@pytest.mark.parametrize("kind", PLAIN)
+def test_without_a_word_of_ours(kind: type[Task]) -> None:
+    task = kind(prompt="plain")
+    assert kind.source is not None
+    row = {kind.source.rename.get(name, name): value for name, value in ROWS[kind][0].items()}
+    (record,) = task.checked([Record(row, "row:1")])
+    question = task.question(record)
+    assert question.prompt == PLAIN[kind]
+    aligned = kind().question(record)
+    assert (question.options, question.answer) == (aligned.options, aligned.answer)
+
+
 @pytest.mark.parametrize(
     ("kind", "folder", "counts"),
     [
+        (MultiRC, "MultiRC", (1000, 500, 1000)),
         (SST2, "SST-2", (1000, 500, 872)),
         (RTE, "RTE", (1000, 500, 277)),
         (BoolQ, "BoolQ", (1000, 500, 1000)),

@@ -11,14 +11,14 @@ from lightning.pytorch.callbacks import BasePredictionWriter
 from lightning.pytorch.utilities import rank_zero_info
 from typing_extensions import override
 
-from zolightning.finetuner import FineTuner
 from zolightning.runs import run_folder
 
 
 class PredictionWriter(BasePredictionWriter):
     """Writes `predictions.jsonl` in the run's folder at the end of `predict`.
 
-    One line for each test example, in the task's order: prompt, options, their scores, prediction and answer.
+    One line for each test example, in the task's order: prompt, options, their scores, prediction and answer; or, where
+    answers are generated, prompt, prediction and the right answers.
     """
 
     def __init__(self) -> None:
@@ -28,21 +28,8 @@ class PredictionWriter(BasePredictionWriter):
     def write_on_epoch_end(
         self, trainer: Trainer, pl_module: LightningModule, predictions: Sequence[Any], batch_indices: Sequence[Any]
     ) -> None:
-        assert isinstance(pl_module, FineTuner)
-        task = pl_module.task
         folder = run_folder(trainer)
         folder.mkdir(parents=True, exist_ok=True)
-        columns = ("scores", "prediction", "answer")
-        rows = (row for batch in predictions for row in zip(*(batch[name].tolist() for name in columns), strict=True))
         with (folder / "predictions.jsonl").open("w", encoding="utf-8") as file:
-            for record, (scores, prediction, answer) in zip(task.splits.test, rows, strict=False):
-                options = list(task.option_texts(record.fields))
-                line = {
-                    "prompt": task.prompt(record.fields),
-                    "options": options,
-                    "scores": scores[: len(options)],
-                    "prediction": options[prediction],
-                    "answer": options[answer],
-                }
-                file.write(json.dumps(line, ensure_ascii=False) + "\n")
+            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for batch in predictions for row in batch)
         rank_zero_info(f"Predictions are in {folder / 'predictions.jsonl'}")

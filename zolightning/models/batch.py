@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from zolightning.models.question import Example
+from zolightning.models.question import Example, Question
 
 
 class Extent(NamedTuple):
@@ -75,6 +75,18 @@ class OptionBatch:
     def examples(self) -> list[Example]:
         """The examples."""
         return [extent.example for extent in self.extents]
+
+    @property
+    def questions(self) -> list[Question]:
+        """What the examples were made from.
+
+        Raises:
+            RuntimeError: If they were not made from questions.
+        """
+        known = [example.question for example in self.examples if example.question is not None]
+        if len(known) < self.num_examples:
+            raise RuntimeError("these examples were made from no questions")
+        return known
 
     @property
     def num_tokens(self) -> int:

@@ -52,6 +52,11 @@ class Example:
         return len(self.prompt) + max(map(len, self.continuations))
 
     @property
+    def asked(self) -> list[int]:
+        """The tokens before the first option's own: what a model is given to write an answer to."""
+        return self.prompt + self.continuations[0][: self.starts[0]]
+
+    @property
     def right(self) -> Example:
         """The example without its wrong options, of which the language-modelling objective needs none."""
         return replace(

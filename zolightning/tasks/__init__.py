@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from zolightning.tasks.aqua import AQuA
 from zolightning.tasks.base import Task
 from zolightning.tasks.boolq import BoolQ
 from zolightning.tasks.cb import CB
 from zolightning.tasks.copa import COPA
+from zolightning.tasks.drop import DROP
+from zolightning.tasks.generation import GenerationTask
 from zolightning.tasks.jsonl import JsonlTask
+from zolightning.tasks.multirc import MultiRC
 from zolightning.tasks.piqa import PIQA
+from zolightning.tasks.record_dataset import ReCoRD
 from zolightning.tasks.rte import RTE
 from zolightning.tasks.sample import SampleReviews
+from zolightning.tasks.siqa import SIQA
 from zolightning.tasks.source import Source
+from zolightning.tasks.squad import SQuAD
 from zolightning.tasks.sst2 import SST2
 from zolightning.tasks.wic import WiC
 from zolightning.tasks.winogrande import WinoGrande
@@ -19,12 +26,19 @@ from zolightning.tasks.wsc import WSC
 __all__ = (
     "CB",
     "COPA",
+    "DROP",
     "PIQA",
     "RTE",
+    "SIQA",
     "SST2",
     "WSC",
+    "AQuA",
     "BoolQ",
+    "GenerationTask",
     "JsonlTask",
+    "MultiRC",
+    "ReCoRD",
+    "SQuAD",
     "SampleReviews",
     "Source",
     "Task",

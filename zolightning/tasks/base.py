@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_info
@@ -14,14 +14,13 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from zolightning.errors import ConfigurationError, check_choice
 from zolightning.models.batch import OptionBatch, collate
-from zolightning.models.question import Example
+from zolightning.models.question import Example, Question
 from zolightning.models.scoring import mean_log_likelihoods, option_scores, token_log_likelihoods, token_logits
 from zolightning.models.sharing import PromptSharing
 from zolightning.tasks.loader import EvaluationLoader, LengthGroupedBatches, ResumableLoader
 from zolightning.tasks.objectives import (
     Objective,
     Outcome,
-    check_objective,
     metric_loss,
     metric_to_maximise,
     objective_loss,
@@ -64,6 +63,7 @@ class Task(Wording, LightningDataModule):
 
     source: ClassVar[Source | None] = None
     default_objective: Objective = "classification"
+    objectives: ClassVar[tuple[Objective, ...]] = get_args(Objective)
     default_sizes: ClassVar[SplitSizes] = SplitSizes(1000, 500, 1000)
 
     def __init__(
@@ -97,7 +97,7 @@ class Task(Wording, LightningDataModule):
         check_choice("prompt", prompt, get_args(PromptStyle))
         self.prompt_style = prompt
         self.objective: Objective = self.default_objective if objective is None else objective
-        check_objective(self.objective)
+        check_choice("objective", self.objective, self.objectives)
         self.max_length = max_length
         self.data_seed = data_seed
         if options is not None:
@@ -111,6 +111,11 @@ class Task(Wording, LightningDataModule):
         self._prepared: PreparedSplits | None = None
         self._sharing: PromptSharing | None = None
         self.order_seed = 0
+
+    @property
+    def reserved(self) -> int:
+        """The tokens behind a prompt that a model must have room for, beside the options."""
+        return 0
 
     def metrics(self) -> MetricCollection:
         """Fresh metrics, each of which takes what it needs of ``outcome``."""
@@ -126,7 +131,7 @@ class Task(Wording, LightningDataModule):
         if train is None:
             rank_zero_info(
                 f"{self.data_dir}: there is no {self.source.train_file}; train, dev and test examples are all taken "
-                f"from {self.source.validation_file}"
+                f"from {' or '.join(self.source.validation_files)}"
             )
             return split_three_ways(validation, self.sizes, self.data_seed, "validation", self.family)
         return split_official(self.checked(train), validation, self.sizes, self.data_seed, self.family)
@@ -173,6 +178,7 @@ class Task(Wording, LightningDataModule):
         self.setup()
         self.order_seed = seed
         limit = self.max_length if max_positions is None else min(self.max_length, max_positions)
+        limit -= self.reserved
         questions = {name: list(map(self.question, rows)) for name, rows in vars(self.splits).items()}
         self._prepared = prepare_splits(questions, tokenizer, limit, known=self._prepared)
 
@@ -244,6 +250,11 @@ class Task(Wording, LightningDataModule):
         """
         return {"preds": scores.argmax(-1), "target": batch.answers}
 
+    def predictions(self, model: nn.Module, batch: OptionBatch) -> list[dict[str, Any]]:
+        """What there is to tell of each example, ready to be written as JSON."""
+        rows = zip(batch.questions, self.scores(model, batch).tolist(), strict=True)
+        return [_prediction(question, scores[: len(question.options)]) for question, scores in rows]
+
     def loss_weight(self, batch: OptionBatch) -> int:
         """What the mean of ``loss`` runs over: micro-batches' losses with these weights average to the batch's."""
         return objective_weight(self.objective, batch)
@@ -263,3 +274,15 @@ class Task(Wording, LightningDataModule):
 
     def _row_limit(self, examples: Sequence[Example]) -> int:
         return 0 if self._sharing is None else self._sharing.row_limit(examples)
+
+
+def _prediction(question: Question, scores: list[float]) -> dict[str, Any]:
+    options = list(question.options)
+    best = options[scores.index(max(scores))]
+    return {
+        "prompt": question.prompt,
+        "options": options,
+        "scores": scores,
+        "prediction": best,
+        "answer": options[question.answer],
+    }

@@ -17,6 +17,7 @@ class COPA(Task):
 
     source = Source(hub="aps/super_glue", config="copa", train_file="train.jsonl", validation_file="val.jsonl")
     fields = ("premise", "choice1", "choice2", "question", "label")
+    shown = ("premise",)
     options = ()
     labels: Mapping[str, int] = {"0": 0, "1": 1}
     default_objective: Objective = "lm"

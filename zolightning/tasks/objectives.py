@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -17,15 +17,6 @@ Objective = Literal["classification", "lm", "metric"]
 
 # What metrics are computed from, by the names of the arguments that they take.
 Outcome = dict[str, Any]
-
-
-def check_objective(objective: str) -> None:
-    """Refuse an unknown objective.
-
-    Raises:
-        ConfigurationError: If it is none of ``Objective``.
-    """
-    check_choice("objective", objective, get_args(Objective))
 
 
 def metric_to_maximise(objective: Objective, metrics: MetricCollection, name: str | None) -> MetricCollection | None:

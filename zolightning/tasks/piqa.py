@@ -14,8 +14,14 @@ from zolightning.tasks.source import Source
 class PIQA(Task):
     """Physical interaction questions (Bisk et al. 2020), with the prompt of lm-evaluation-harness."""
 
-    source = Source(hub="baber/piqa", train_file="train.jsonl", validation_file="validation.jsonl")
+    source = Source(
+        hub="baber/piqa",
+        train_file="train.jsonl",
+        validation_file=("validation.jsonl", "valid.jsonl"),
+        labels_suffix="-labels.lst",
+    )
     fields = ("goal", "sol1", "sol2", "label")
+    shown = ("goal",)
     options = ()
     labels: Mapping[str, int] = {"0": 0, "1": 1}
     default_objective: Objective = "lm"

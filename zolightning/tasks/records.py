@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import gzip
+import io
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -35,20 +37,26 @@ def flattened(record: Record, name: str) -> Record:
 
 
 def read_file(path: Path) -> list[Record]:
-    """Read every record of a ``.jsonl``, ``.tsv`` (a header line, no quoting) or ``.csv`` (a header line) file.
+    """Read every record of a ``.jsonl``, ``.json``, ``.tsv`` or ``.csv`` file, which may be compressed (``.gz``).
+
+    A ``.json`` file holds one record, or one a line. The others with columns begin with a header line, and ``.tsv`` has
+    no quoting.
 
     Raises:
         ConfigurationError: If the file is missing, empty, of another kind, not UTF-8, or has a malformed line.
     """
-    readers = {".jsonl": _read_jsonl, ".tsv": _read_tsv, ".csv": _read_csv}
-    reader = readers.get(path.suffix.lower())
+    readers = {".jsonl": _read_jsonl, ".json": _read_json, ".tsv": _read_tsv, ".csv": _read_csv}
+    packed = path.suffix.lower() == ".gz"
+    suffix = (path.with_suffix("") if packed else path).suffix
+    reader = readers.get(suffix.lower())
     if reader is None:
-        raise ConfigurationError(f"{path}: cannot read {path.suffix!r} files; allowed are {', '.join(readers)}")
+        raise ConfigurationError(f"{path}: cannot read {suffix!r} files; allowed are {', '.join(readers)}")
     if not path.is_file():
         raise ConfigurationError(f"{path}: there is no such file (looked in {path.parent.resolve()})")
     try:
         # Only a line feed ends a line: text may hold the other characters that Unicode calls line ends.
-        with path.open(encoding="utf-8-sig", newline="" if reader is _read_csv else "\n") as file:
+        newline = "" if reader is _read_csv else "\n"
+        with (gzip.open if packed else open)(path, "rt", encoding="utf-8-sig", newline=newline) as file:
             records = list(reader(file, path.name))
     except UnicodeDecodeError as error:
         raise ConfigurationError(f"{path}: is not UTF-8 text ({error})") from error
@@ -105,6 +113,18 @@ def _read_jsonl(file: TextIO, name: str) -> Iterator[Record]:
         if not isinstance(fields, dict):
             raise ConfigurationError(f"{name}:{number}: expected a JSON object, got {type(fields).__name__}")
         yield Record(fields, f"{name}:{number}")
+
+
+def _read_json(file: TextIO, name: str) -> Iterator[Record]:
+    text = file.read()
+    try:
+        whole = json.loads(text)
+    except json.JSONDecodeError:
+        yield from _read_jsonl(io.StringIO(text), name)
+        return
+    if not isinstance(whole, dict):
+        raise ConfigurationError(f"{name}: expected a JSON object, or one a line, got {type(whole).__name__}")
+    yield Record(whole, name)
 
 
 def _read_tsv(file: TextIO, name: str) -> Iterator[Record]:

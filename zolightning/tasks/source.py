@@ -21,16 +21,24 @@ class Source:
         validation: The validation split's name there.
         rename: Our names for its fields there, by theirs.
         train_file: The official training file.
-        validation_file: The official validation file.
+        validation_file: The official validation file; the first there is, where it has had several names.
+        labels_suffix: Where the official files keep labels in files of their own, a line each, what is added to the
+            other file's stem; empty otherwise.
     """
 
     hub: str
     train_file: str
-    validation_file: str
+    validation_file: str | tuple[str, ...]
     config: str | None = None
     train: str = "train"
     validation: str = "validation"
     rename: Mapping[str, str] = field(default_factory=dict)
+    labels_suffix: str = ""
+
+    @property
+    def validation_files(self) -> tuple[str, ...]:
+        """The names that the official validation file has had."""
+        return (self.validation_file,) if isinstance(self.validation_file, str) else self.validation_file
 
     def read_folder(self, folder: Path) -> tuple[list[Record] | None, list[Record]]:
         """Read the official files: the training records, or None where there is no such file, and the validation ones.
@@ -38,13 +46,15 @@ class Source:
         Raises:
             ConfigurationError: If there is no validation file, or a file cannot be read.
         """
-        train, validation = folder / self.train_file, folder / self.validation_file
-        if not validation.is_file():
+        train = folder / self.train_file
+        paths = [folder / name for name in self.validation_files]
+        validation = next((path for path in paths if path.is_file()), None)
+        if validation is None:
             raise ConfigurationError(
-                f"data_dir={str(folder)!r} must hold {self.train_file} and {self.validation_file}, or the latter "
-                f"alone; it holds {', '.join(sorted(path.name for path in folder.glob('*'))) or 'nothing'}"
+                f"data_dir={str(folder)!r} must hold {self.train_file} and {' or '.join(self.validation_files)}, or "
+                f"the latter alone; it holds {', '.join(sorted(path.name for path in folder.glob('*'))) or 'nothing'}"
             )
-        return (read_file(train) if train.is_file() else None), read_file(validation)
+        return (self._read(train) if train.is_file() else None), self._read(validation)
 
     def download(self) -> None:
         """Fetch both splits from the hub, unless they are in the cache.
@@ -64,6 +74,21 @@ class Source:
         splits = [read_hub(self.hub, self.config, split) for split in (self.train, self.validation)]
         train, validation = ([self._renamed(record) for record in split] for split in splits)
         return train, validation
+
+    def _read(self, path: Path) -> list[Record]:
+        records = read_file(path)
+        labels = path.with_name(path.stem + self.labels_suffix)
+        if not self.labels_suffix or not labels.is_file():
+            return records
+        lines = labels.read_text(encoding="utf-8").split()
+        if len(lines) != len(records):
+            raise ConfigurationError(
+                f"{labels}: has {len(lines):,} labels, but {path.name} has {len(records):,} records"
+            )
+        return [
+            replace(record, fields={**record.fields, "label": label})
+            for record, label in zip(records, lines, strict=True)
+        ]
 
     def _renamed(self, record: Record) -> Record:
         return replace(record, fields={self.rename.get(name, name): value for name, value in record.fields.items()})

@@ -31,6 +31,11 @@ class WinoGrande(Task):
         return str(fields["sentence"]).split("_", 1)[0].rstrip()
 
     @override
+    def plain(self, fields: Mapping[str, object]) -> str:
+        """The same: there is no word of ours in it."""
+        return self.prompt(fields)
+
+    @override
     def option_texts(self, fields: Mapping[str, object]) -> Sequence[str]:
         """Both names, each with the rest of the sentence."""
         before, _, after = str(fields["sentence"]).partition("_")

@@ -22,6 +22,7 @@ class Wording(ABC):
         options: The words that may follow a prompt, each with its leading space where it needs one.
         label_field: The field that holds the label.
         labels: The number of the right option for each label.
+        shown: The fields that the plain prompt is made of; none stands for all but the label.
         prompt_style: Which of the two prompts is used.
     """
 
@@ -29,6 +30,7 @@ class Wording(ABC):
     fields: tuple[str, ...]
     options: tuple[str, ...]
     labels: Mapping[str, int]
+    shown: tuple[str, ...] = ()
     prompt_style: PromptStyle = "aligned"
 
     @abstractmethod
@@ -41,7 +43,8 @@ class Wording(ABC):
         ZO-Bench (arXiv 2402.11592) calls such prompts unaligned: nothing in them makes the task look like text that a
         model was trained on.
         """
-        lines = [str(fields[name]).strip() for name in self.fields if name != self.label_field]
+        shown = self.shown or [name for name in self.fields if name != self.label_field]
+        lines = [str(fields[name]).strip() for name in shown]
         spaced = all(option.startswith(" ") for option in self.option_texts(fields))
         return "\n".join(lines) + ("" if spaced else "\n")
 

@@ -1,0 +1,73 @@
+"""Greedy generation of answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from zolightning.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+@torch.no_grad()
+def generate(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Sequence[int]],
+    stop: str,
+    max_new_tokens: int,
+    device: torch.device,
+) -> list[str]:
+    """Return what a model writes behind each prompt, its likeliest token at each place, up to a stop string.
+
+    Prompts are padded on the left and masked, so that a text does not depend on what it is batched with.
+
+    Args:
+        model: a language model that generates.
+        tokenizer: the model's.
+        prompts: token numbers.
+        stop: ends a text, and is no part of it.
+        max_new_tokens: ends a text that does not stop.
+        device: the model's.
+
+    Raises:
+        ConfigurationError: if the model cannot generate.
+    """
+    from peft import PeftModel
+    from transformers import GenerationConfig, GenerationMixin, StoppingCriteriaList
+
+    if not isinstance(model, GenerationMixin | PeftModel):
+        raise ConfigurationError(f"{type(model).__name__} cannot generate text: take a task with options")
+    longest = max(map(len, prompts))
+    end = tokenizer.eos_token_id
+    padding = end if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+    padding = 0 if padding is None else padding
+    ids = [[padding] * (longest - len(prompt)) + list(prompt) for prompt in prompts]
+    mask = [[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts]
+    # Whole: what the model's own lacks or has of sampling must not matter.
+    settings = cast("Any", GenerationConfig)(
+        max_new_tokens=max_new_tokens,
+        do_sample=False,
+        num_beams=1,
+        eos_token_id=end,
+        pad_token_id=padding,
+    )
+
+    def stopped(ids: Tensor, _scores: Tensor) -> Tensor:
+        texts = tokenizer.batch_decode(ids[:, longest:])
+        return torch.tensor([stop in text for text in texts], device=device)
+
+    written = cast("Any", model).generate(
+        input_ids=torch.tensor(ids, device=device),
+        attention_mask=torch.tensor(mask, device=device),
+        generation_config=settings,
+        # The library's own, by stop_strings, does not know every kind of tokenizer.
+        stopping_criteria=StoppingCriteriaList([cast("Any", stopped)]),
+    )
+    texts: list[str] = tokenizer.batch_decode(written[:, longest:], skip_special_tokens=True)
+    return [text.split(stop, 1)[0].strip() for text in texts]
