@@ -22,7 +22,16 @@ from zolightning.closures import BatchLoss
 from zolightning.divergence import logs_now, stop_if_diverged
 from zolightning.errors import ConfigurationError
 from zolightning.evaluation import Evaluation, evaluate
-from zolightning.models.loading import Attention, Dtype, export, load_config, load_model, load_tokenizer, max_positions
+from zolightning.models.loading import (
+    Attention,
+    Dtype,
+    export,
+    is_masked,
+    load_config,
+    load_model,
+    load_tokenizer,
+    max_positions,
+)
 from zolightning.models.schemes import Scheme, apply_scheme
 from zolightning.optim.recipe import Recipe
 from zolightning.perturbation.phases import phase
@@ -36,14 +45,14 @@ if TYPE_CHECKING:
 
 
 class FineTuner(LightningModule):
-    """Fine-tunes a causal language model on a task by a strategy.
+    """Fine-tunes a causal or masked language model on a task by a strategy.
 
     After a `fit` whose Trainer has a `BestCheckpoint` callback, as on the command line, the module holds the weights
     that were best on dev; the last ones are in `last.ckpt`.
 
     Args:
-        backbone: hub id or folder of a causal language model in Hugging Face format; `sample` is a small one inside
-            this package.
+        backbone: hub id or folder of a causal or masked language model in Hugging Face format; `sample` is a small one
+            inside this package.
         strategy: how the weights move.
         dtype: of the weights. Losses are float32 whatever it is.
         scheme: which parameters train: `full` all of them, `lora` low-rank adapters.
@@ -112,7 +121,7 @@ class FineTuner(LightningModule):
         self.forward_passes, self._validated_at, self._resumed = 0, -1, None
         check_objective_fits(self.strategy, self.task)
         config = load_config(self.backbone)
-        self.task.connect(self.tokenizer(), max_positions(config), seed=self.run_seed)
+        self.task.connect(self.tokenizer(), max_positions(config), seed=self.run_seed, cloze=is_masked(config))
         self._evaluation = Evaluation(self.task)
 
     @override

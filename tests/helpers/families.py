@@ -41,8 +41,21 @@ MIXTURE = SIZES | {"moe_intermediate_size": 16, "num_local_experts": 4, "num_exp
 _EXTRA: dict[str, dict[str, Any]] = {
     "mixtral": MIXTURE | {"sliding_window": None},
     "qwen3_moe": MIXTURE,
-    "roberta": {"vocab_size": 61, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2}
-    | {"num_attention_heads": 4, "max_position_embeddings": 66, "pad_token_id": 1},
+}
+ENCODER = {
+    "vocab_size": 61,
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 66,
+    "pad_token_id": 1,
+}
+MASKED: dict[str, dict[str, Any]] = {
+    "roberta": ENCODER,
+    "bert": ENCODER,
+    "modernbert": ENCODER
+    | {"local_attention": 8, "bos_token_id": 0, "eos_token_id": 2, "cls_token_id": 0, "sep_token_id": 2},
 }
 PROBED = (
     "opt",
@@ -74,10 +87,13 @@ def tiny(family: str, dtype: torch.dtype = torch.float64, **settings: Any) -> nn
 
 def build(family: str, dtype: torch.dtype) -> nn.Module:
     """Return a tiny model of a family in evaluation mode, with random weights from a fixed seed."""
-    if family != "roberta":
-        return tiny(family, dtype, **_EXTRA.get(family, {}))
+    return masked(family, dtype) if family in MASKED else tiny(family, dtype, **_EXTRA.get(family, {}))
+
+
+def masked(family: str, dtype: torch.dtype, **settings: Any) -> nn.Module:
+    """Return a masked language model in evaluation mode, as `tiny` returns causal ones."""
     torch.manual_seed(0)
-    config = AutoConfig.for_model(family, **_EXTRA[family])
+    config = AutoConfig.for_model(family, **(MASKED[family] | settings))
     model: nn.Module = cast("Any", AutoModelForMaskedLM).from_config(config)
     with torch.no_grad():
         for parameter in model.parameters():

@@ -83,7 +83,7 @@ def test_without_a_training_file_the_validation_file_is_split_three_ways(folder:
     origins = [record.origin for rows in vars(task.splits).values() for record in rows]
     assert len({*origins}) == 10
     assert said[0] == (f"{folder}: there is no train.jsonl; train, dev and test examples are all taken from val.jsonl")
-    with pytest.raises(ConfigurationError, match="the validation split, which has 10"):
+    with pytest.raises(ConfigurationError, match="the only split, which has 10"):
         small(folder).setup()
 
 
@@ -119,7 +119,7 @@ def test_bad_arguments(arguments: dict[str, Any], message: str) -> None:
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"colour": "red", "thing": "x"}, r"train\.jsonl:41: there is no field 'label'; found colour, thing"),
+        ({"color": "red", "thing": "x"}, r"train\.jsonl:41: there is no field 'label'; found color, thing"),
         ({"thing": None, "label": "red"}, r"train\.jsonl:41: there is no field 'thing'; found label"),
         ({}, r"train\.jsonl:41: there is no field 'thing'; found none"),
         ({"thing": "x", "label": "green"}, r"train\.jsonl:41: label='green' is no label; allowed are red, blue"),

@@ -17,13 +17,20 @@ from zolightning.tasks import (
     CB,
     COPA,
     DROP,
+    MNLI,
+    MRPC,
     PIQA,
+    QNLI,
     RTE,
     SIQA,
+    SNLI,
     SST2,
+    SST5,
+    TREC,
     WSC,
     AQuA,
     BoolQ,
+    CoLA,
     JsonlTask,
     MultiRC,
     ReCoRD,
@@ -51,6 +58,13 @@ HUB: dict[type[Task], tuple[str, str | None]] = {
     DROP: ("ucinlp/drop", None),
     SIQA: ("lighteval/siqa", None),
     AQuA: ("deepmind/aqua_rat", "raw"),
+    SST5: ("SetFit/sst5", None),
+    SNLI: ("stanfordnlp/snli", None),
+    MNLI: ("nyu-mll/glue", "mnli"),
+    TREC: ("CogComp/trec", None),
+    MRPC: ("nyu-mll/glue", "mrpc"),
+    QNLI: ("nyu-mll/glue", "qnli"),
+    CoLA: ("nyu-mll/glue", "cola"),
 }
 ROWS: dict[type[Task], list[dict[str, Any]]] = {
     SST2: [{"idx": 0, "sentence": "a fine film ", "label": 1}, {"idx": 1, "sentence": "dull", "label": 0}],
@@ -142,6 +156,13 @@ ROWS: dict[type[Task], list[dict[str, Any]]] = {
         {"question": "1 + 1?", "options": ["A)1", "B)2", "C)3", "D)4", "E)5"], "rationale": "", "correct": right}
         for right in "BE"
     ],
+    SST5: [{"text": "dull", "label": 1}, {"text": "fine ", "label": 4}],
+    SNLI: [{"premise": "It rains.", "hypothesis": "It is wet.", "label": label} for label in (0, 2)],
+    MNLI: [{"premise": "It rains.", "hypothesis": "It is wet.", "label": label} for label in (1, 2)],
+    TREC: [{"text": "Who won ?", "coarse_label": label} for label in (3, 5)],
+    MRPC: [{"sentence1": "It rains.", "sentence2": "Rain falls.", "label": label} for label in (1, 0)],
+    QNLI: [{"question": "Who won?", "sentence": "Ann won.", "label": label} for label in (0, 1)],
+    CoLA: [{"sentence": "He slept.", "label": 1}, {"sentence": "Him slept.", "label": 0}],
 }
 READ: dict[type[Task], list[tuple[str, str]]] = {
     SST2: [("a fine film It was", " great"), ("dull It was", " terrible")],
@@ -191,6 +212,22 @@ READ: dict[type[Task], list[tuple[str, str]]] = {
         ("Passage: Ann won.\nQuestion: Who?\nAnswer:", " Ann\n"),
     ],
     SIQA: [("Ian ate.\nQuestion: Why?\nAnswer:", f" {answer}") for answer in "bc"],
+    SST5: [("dull It was", " bad"), ("fine It was", " great")],
+    SNLI: [
+        ('It rains.\nDoes this mean that "It is wet." is true? Yes, No, or Maybe?\n', word) for word in ("Yes", "No")
+    ],
+    MNLI: [
+        ('It rains.\nDoes this mean that "It is wet." is true? Yes, No, or Maybe?\n', word) for word in ("Maybe", "No")
+    ],
+    TREC: [("Question: Who won ?\nType of the answer:", word) for word in (" human", " number")],
+    MRPC: [
+        ("It rains.\nRain falls.\nDo these two sentences mean the same? Yes or No?\n", word) for word in ("Yes", "No")
+    ],
+    QNLI: [('Ann won.\nDoes this answer the question "Who won?"? Yes or No?\n', word) for word in ("Yes", "No")],
+    CoLA: [
+        ("He slept.\nIs this sentence grammatical? Yes or No?\n", "Yes"),
+        ("Him slept.\nIs this sentence grammatical? Yes or No?\n", "No"),
+    ],
     AQuA: [("Question: 1 + 1?\nA) 1\nB) 2\nC) 3\nD) 4\nE) 5\nAnswer:", f" {letter}") for letter in "BE"],
 }
 
@@ -210,6 +247,13 @@ PLAIN: dict[type[Task], str] = {
     SQuAD: "Ann won.\nWho won?",
     DROP: "Ann, 7, won.\nHow old?",
     SIQA: "Ian ate.\nWhy?",
+    SST5: "dull",
+    SNLI: "It rains.\nIt is wet.\n",
+    MNLI: "It rains.\nIt is wet.\n",
+    TREC: "Who won ?",
+    MRPC: "It rains.\nRain falls.\n",
+    QNLI: "Who won?\nAnn won.\n",
+    CoLA: "He slept.\n",
     AQuA: "1 + 1?\nA)1\nB)2\nC)3\nD)4\nE)5",
 }
 

@@ -39,8 +39,11 @@ class OptionBatch:
     Or a sequence is a prompt with all of an example's tails, one after the other, so that the prompt is computed once.
     ``segments`` then tells whose token each is: a tail's tokens follow the prompt's and their own, and see no other's.
 
+    A masked language model sees all of a sequence at once, and must be told what is padding.
+
     Attributes:
         input_ids: Token numbers [sequences, length].
+        real: Which tokens are no padding, for a masked language model [sequences, length]; None for a causal one.
         segments: 0 for a prompt's token and k for the k-th tail's [sequences, length]; None where a sequence has one
             tail.
         rows: The sequence of each read [reads].
@@ -55,6 +58,7 @@ class OptionBatch:
     """
 
     input_ids: Tensor
+    real: Tensor | None
     segments: Tensor | None
     rows: Tensor
     positions: Tensor
@@ -143,6 +147,7 @@ class OptionBatch:
                 replace(
                     self,
                     input_ids=self.input_ids[cut],
+                    real=None if self.real is None else self.real[cut],
                     segments=None if self.segments is None else self.segments[cut],
                     rows=self.rows[read : read + reads] - row,
                     positions=self.positions[read : read + reads],
@@ -189,6 +194,7 @@ def collate(examples: Sequence[Example], row_limit: int = 0) -> OptionBatch:
     return OptionBatch(
         # Padded with a token that the batch has anyway: no other one's embedding is looked up.
         input_ids=_filled(sequences, sequences[0][0]),
+        real=None if examples[0].mask is None else _filled([[1] * len(sequence) for sequence in sequences], 0),
         segments=_filled(segments, 0) if shared else None,
         rows=torch.tensor([row for row, _ in places]),
         positions=torch.tensor([position for _, position in places]),
@@ -225,7 +231,7 @@ def _lay_out(example: Example, shared: bool) -> _Layout:
         read = continuation[:-1]
         row, first = next(home for home, tail in zip(homes, tails, strict=True) if tail[: len(read)] == read)
         # A tail's first token is predicted by the prompt's last, whatever lies between them.
-        before = [(row, first + at - 1) if at else (row, len(prompt) - 1) for at in range(len(continuation))]
+        before = [(row, first + at - 1) if at else (row, example.first_read) for at in range(len(continuation))]
         places.append(before[start:])
         tokens.append(continuation[start:])
     segments = [0] * len(prompt) + [number for number, tail in enumerate(tails, 1) for _ in tail]

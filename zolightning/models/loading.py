@@ -1,4 +1,4 @@
-"""Loading backbones: causal language models in Hugging Face format, from the hub, a folder, or this package."""
+"""Loading backbones: language models in Hugging Face format, from the hub, a folder, or this package."""
 
 from __future__ import annotations
 
@@ -45,23 +45,39 @@ def load_config(backbone: str) -> PretrainedConfig:
     """Load a backbone's configuration.
 
     Raises:
-        ConfigurationError: if it cannot be had, or the model is not a causal language model.
+        ConfigurationError: if it cannot be had, or the model is neither a causal nor a masked language model.
     """
     from transformers import AutoConfig
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
     place = resolve(backbone)
     try:
         config: PretrainedConfig = AutoConfig.from_pretrained(place)
     except (OSError, ValueError) as error:
         raise ConfigurationError(f"backbone: cannot load {backbone}: {error}") from error
-    architectures = config.architectures or [MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config.model_type, "none")]
-    if not set(architectures) & set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()):
+    causal, masked = _is_one_of(config, "CAUSAL"), is_masked(config)
+    if not causal and not masked:
         raise ConfigurationError(
-            f"backbone: {backbone} is {' and '.join(architectures)}, not a causal language model such as "
-            "LlamaForCausalLM or OPTForCausalLM"
+            f"backbone: {backbone} is {' and '.join(config.architectures or [config.model_type])}, neither a causal "
+            "language model such as LlamaForCausalLM or OPTForCausalLM nor a masked one such as RobertaForMaskedLM"
         )
     return config
+
+
+def is_masked(config: PretrainedConfig) -> bool:
+    """Return whether a model fills masks, as RoBERTa does, and does not continue texts."""
+    return _is_one_of(config, "MASKED") and not _is_one_of(config, "CAUSAL")
+
+
+def _is_one_of(config: PretrainedConfig, kind: Literal["CAUSAL", "MASKED"]) -> bool:
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+        MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+    )
+
+    known = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES if kind == "CAUSAL" else MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    if config.architectures:
+        return bool(set(config.architectures) & set(known.values()))
+    return config.model_type in known
 
 
 def load_tokenizer(backbone: str) -> PreTrainedTokenizerBase:
@@ -90,10 +106,11 @@ def load_model(backbone: str, dtype: Dtype, attention: Attention) -> PreTrainedM
     Raises:
         ConfigurationError: if it cannot be had, or some of its weights are missing.
     """
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 
+    kind: Any = AutoModelForMaskedLM if is_masked(load_config(backbone)) else AutoModelForCausalLM
     try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = kind.from_pretrained(
             resolve(backbone), dtype=getattr(torch, dtype), attn_implementation=attention, output_loading_info=True
         )
     except (OSError, ValueError, ImportError) as error:

@@ -37,6 +37,7 @@ class Example:
         answer: The right option.
         cut: Whether the prompt was too long and lost its left end.
         question: What it was made from.
+        mask: For a masked language model, the place in the prompt that the options, of a token each, may fill.
     """
 
     prompt: list[int]
@@ -45,11 +46,17 @@ class Example:
     answer: int
     cut: bool = False
     question: Question | None = field(default=None, compare=False)
+    mask: int | None = None
 
     @property
     def length(self) -> int:
         """The tokens of the longest option's sequence."""
         return len(self.prompt) + max(map(len, self.continuations))
+
+    @property
+    def first_read(self) -> int:
+        """The place in the prompt whose output scores an option's first token, where the prompt has none of it."""
+        return len(self.prompt) - 1 if self.mask is None else self.mask
 
     @property
     def asked(self) -> list[int]:

@@ -68,9 +68,11 @@ def logits_at(model: nn.Module, batch: OptionBatch, choices: Tensor | None = Non
     if head is None:
         raise ConfigurationError(
             f"{type(model).__name__} has no output embeddings to read option scores from: choose a model for causal "
-            f"language modelling (AutoModelForCausalLM)"
+            f"or masked language modelling (AutoModelForCausalLM, AutoModelForMaskedLM)"
         )
-    inputs = {"input_ids": batch.input_ids}
+    inputs: dict[str, Any] = {"input_ids": batch.input_ids}
+    if batch.real is not None:
+        inputs |= {"attention_mask": batch.real}
     if batch.segments is not None:
         inputs |= _side_by_side(batch.segments, cast("Any", model).dtype)
     with ExitStack() as stack:
@@ -78,7 +80,9 @@ def logits_at(model: nn.Module, batch: OptionBatch, choices: Tensor | None = Non
         if choices is not None and has_rows(head, choices.numel()):
             stack.enter_context(only_rows(head, choices))
             choices = None
-        logits: Tensor = model(**inputs, use_cache=False).logits
+        if batch.real is None:
+            inputs |= {"use_cache": False}
+        logits: Tensor = model(**inputs).logits
     reads = batch.rows.numel()
     if logits.shape[:-1] != (1, reads):
         raise ConfigurationError(

@@ -28,7 +28,7 @@ from zolightning.tasks.objectives import (
 )
 from zolightning.tasks.prepared import PreparedSplits, prepare_splits
 from zolightning.tasks.source import Source
-from zolightning.tasks.splits import Splits, SplitSizes, split_official, split_three_ways
+from zolightning.tasks.splits import SplitPlan, Splits, SplitSizes
 from zolightning.tasks.wording import PromptStyle, Wording
 
 if TYPE_CHECKING:
@@ -46,6 +46,8 @@ class Task(Wording, LightningDataModule):
             Default: the task's own, 500 in most.
         num_test: Test examples, from the official validation split, or all of it where it has fewer; 1,000 by default.
             Only ``test`` and ``predict`` use them.
+        k_shot: Instead of ``num_train`` and ``num_dev``, this many examples of each label to train on, and as many to
+            select by; 16 or 512 in MeZO's runs of masked language models.
         data_dir: A folder with the official files. Default: the Hugging Face hub, or its local cache.
         prompt: ``aligned``, which reads like text that models were trained on; or ``plain``, the fields and no word of
             ours, which shows what alignment is worth.
@@ -74,6 +76,7 @@ class Task(Wording, LightningDataModule):
         num_train: int | None = None,
         num_dev: int | None = None,
         num_test: int | None = None,
+        k_shot: int | None = None,
         data_dir: str | None = None,
         prompt: PromptStyle = "aligned",
         options: list[str] | None = None,
@@ -92,20 +95,24 @@ class Task(Wording, LightningDataModule):
             raise ConfigurationError(
                 f"max_length must be at least 2 (a prompt token and an option's), got {max_length}"
             )
-        self.sizes = self.default_sizes.but(num_train, num_dev, num_test)
+        if k_shot is not None and (num_train is not None or num_dev is not None):
+            raise ConfigurationError(
+                f"k_shot stands instead of num_train and num_dev, got k_shot={k_shot}, num_train={num_train} and "
+                f"num_dev={num_dev}"
+            )
+        self.plan = SplitPlan(self.default_sizes.but(num_train, num_dev, num_test), k_shot, data_seed)
         self.data_dir = None if data_dir is None else Path(data_dir).expanduser()
         check_choice("prompt", prompt, get_args(PromptStyle))
         self.prompt_style = prompt
         self.objective: Objective = self.default_objective if objective is None else objective
         check_choice("objective", self.objective, self.objectives)
         self.max_length = max_length
-        self.data_seed = data_seed
         if options is not None:
             if len(options) != len(self.options):
                 raise ConfigurationError(
                     f"{type(self).__name__} has {len(self.options)} options {list(self.options)}, got {options}"
                 )
-            self.options = tuple(options)
+            self.options = self.cloze_options = tuple(options)
         self._metric = metric_to_maximise(self.objective, self.metrics(), metric)
         self._splits: Splits | None = None
         self._prepared: PreparedSplits | None = None
@@ -133,8 +140,7 @@ class Task(Wording, LightningDataModule):
                 f"{self.data_dir}: there is no {self.source.train_file}; train, dev and test examples are all taken "
                 f"from {' or '.join(self.source.validation_files)}"
             )
-            return split_three_ways(validation, self.sizes, self.data_seed, "validation", self.family)
-        return split_official(self.checked(train), validation, self.sizes, self.data_seed, self.family)
+        return self.plan.split(None if train is None else self.checked(train), validation, self.family, self.answer)
 
     def place(self) -> str:
         """Where the records are read from."""
@@ -164,13 +170,16 @@ class Task(Wording, LightningDataModule):
             raise RuntimeError(f"{type(self).__name__}.setup() has not been called")
         return self._splits
 
-    def connect(self, tokenizer: PreTrainedTokenizerBase, max_positions: int | None, *, seed: int) -> None:
+    def connect(
+        self, tokenizer: PreTrainedTokenizerBase, max_positions: int | None, *, seed: int, cloze: bool = False
+    ) -> None:
         """Tokenise all splits, the first time with this tokenizer and these lengths.
 
         Args:
             tokenizer: The model's.
             max_positions: The most tokens that the model can read, None if it has no limit.
             seed: Of the order of training batches.
+            cloze: Whether the model is a masked one, which fills blanks.
 
         Raises:
             ConfigurationError: If a record cannot be tokenised as prompt and options.
@@ -178,9 +187,13 @@ class Task(Wording, LightningDataModule):
         self.setup()
         self.order_seed = seed
         limit = self.max_length if max_positions is None else min(self.max_length, max_positions)
+        if cloze:
+            # Their configurations count positions that are none of a token's.
+            limit = min(limit, tokenizer.model_max_length)
         limit -= self.reserved
+        self.fills_blanks = cloze
         questions = {name: list(map(self.question, rows)) for name, rows in vars(self.splits).items()}
-        self._prepared = prepare_splits(questions, tokenizer, limit, known=self._prepared)
+        self._prepared = prepare_splits(questions, tokenizer, limit, known=self._prepared, cloze=cloze)
 
     def adapt(self, model: nn.Module) -> None:
         """Lay batches out for a model: where it can, it reads a prompt once for all its options.

@@ -15,12 +15,14 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 # Part of every key: raise it when the same texts come to be encoded otherwise.
-_VERSION = 2
+_VERSION = 3
 
 
-def cache_key(questions: Sequence[Question], tokenizer: PreTrainedTokenizerBase, max_length: int) -> str:
+def cache_key(
+    questions: Sequence[Question], tokenizer: PreTrainedTokenizerBase, max_length: int, cloze: bool = False
+) -> str:
     """A digest of everything that the encoded examples depend on."""
-    digest = hashlib.sha256(f"{_VERSION}:{max_length}:".encode())
+    digest = hashlib.sha256(f"{_VERSION}:{max_length}:{cloze}:".encode())
     definition = json.loads(tokenizer.backend_tokenizer.to_str())
     # Left behind by the tokenizer's last call, and set anew by the next.
     definition["truncation"] = definition["padding"] = None

@@ -10,6 +10,7 @@ from zolightning.tasks.base import Task
 from zolightning.tasks.objectives import Objective
 from zolightning.tasks.source import Source
 from zolightning.tasks.splits import SplitSizes
+from zolightning.tasks.text import lowered
 
 
 class COPA(Task):
@@ -31,10 +32,4 @@ class COPA(Task):
     @override
     def option_texts(self, fields: Mapping[str, object]) -> Sequence[str]:
         """Both choices as the rest of the sentence."""
-        return [f" {_lowered(str(fields[name]))}" for name in ("choice1", "choice2")]
-
-
-def _lowered(sentence: str) -> str:
-    """Return a sentence that begins with a small letter, unless with the word "I"."""
-    first = sentence.split(" ", 1)[0]
-    return sentence if first in {"I", "I'm", "I'd", "I've", "I'll"} else sentence[:1].lower() + sentence[1:]
+        return [f" {lowered(str(fields[name]))}" for name in ("choice1", "choice2")]

@@ -62,8 +62,10 @@ class GenerationTask(Task):
         return MetricCollection(dict(scores), compute_groups=False)
 
     @override
-    def connect(self, tokenizer: PreTrainedTokenizerBase, max_positions: int | None, *, seed: int) -> None:
-        super().connect(tokenizer, max_positions, seed=seed)
+    def connect(
+        self, tokenizer: PreTrainedTokenizerBase, max_positions: int | None, *, seed: int, cloze: bool = False
+    ) -> None:
+        super().connect(tokenizer, max_positions, seed=seed, cloze=cloze)
         self._tokenizer = tokenizer
 
     @override

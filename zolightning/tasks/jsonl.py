@@ -11,7 +11,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from zolightning.errors import ConfigurationError
 from zolightning.tasks.base import Task
 from zolightning.tasks.objectives import Objective
-from zolightning.tasks.splits import Splits, split_official, split_three_ways
+from zolightning.tasks.splits import Splits
 
 
 class JsonlTask(Task):
@@ -104,8 +104,8 @@ class JsonlTask(Task):
         train = self.read_checked(self.train_path)
         if self.validation_path is None:
             rank_zero_info(f"validation is null: train, dev and test examples are all taken from {self.train_path}")
-            return split_three_ways(train, self.sizes, self.data_seed, "training")
-        return split_official(train, self.read_checked(self.validation_path), self.sizes, self.data_seed)
+            return self.plan.split(None, train)
+        return self.plan.split(train, self.read_checked(self.validation_path), label=self.answer)
 
 
 def _field_names(template: str) -> tuple[str, ...]:

@@ -36,11 +36,15 @@ def flattened(record: Record, name: str) -> Record:
     return Record({**own, **inner}, record.origin)
 
 
-def read_file(path: Path) -> list[Record]:
+def read_file(path: Path, columns: tuple[str, ...] = ()) -> list[Record]:
     """Read every record of a ``.jsonl``, ``.json``, ``.tsv`` or ``.csv`` file, which may be compressed (``.gz``).
 
     A ``.json`` file holds one record, or one a line. The others with columns begin with a header line, and ``.tsv`` has
     no quoting.
+
+    Args:
+        path: the file.
+        columns: the names of its columns, where it has no header line; empty where it has one.
 
     Raises:
         ConfigurationError: If the file is missing, empty, of another kind, not UTF-8, or has a malformed line.
@@ -57,7 +61,7 @@ def read_file(path: Path) -> list[Record]:
         # Only a line feed ends a line: text may hold the other characters that Unicode calls line ends.
         newline = "" if reader is _read_csv else "\n"
         with (gzip.open if packed else open)(path, "rt", encoding="utf-8-sig", newline=newline) as file:
-            records = list(reader(file, path.name))
+            records = list(reader(file, path.name, columns))
     except UnicodeDecodeError as error:
         raise ConfigurationError(f"{path}: is not UTF-8 text ({error})") from error
     if not records:
@@ -102,7 +106,7 @@ def _title(path: str, name: str | None, split: str) -> str:
     return f"{path if name is None else f'{path}/{name}'}[{split}]"
 
 
-def _read_jsonl(file: TextIO, name: str) -> Iterator[Record]:
+def _read_jsonl(file: TextIO, name: str, _columns: tuple[str, ...] = ()) -> Iterator[Record]:
     for number, line in enumerate(file, start=1):
         if not line.strip():
             continue
@@ -115,7 +119,7 @@ def _read_jsonl(file: TextIO, name: str) -> Iterator[Record]:
         yield Record(fields, f"{name}:{number}")
 
 
-def _read_json(file: TextIO, name: str) -> Iterator[Record]:
+def _read_json(file: TextIO, name: str, _columns: tuple[str, ...]) -> Iterator[Record]:
     text = file.read()
     try:
         whole = json.loads(text)
@@ -127,21 +131,21 @@ def _read_json(file: TextIO, name: str) -> Iterator[Record]:
     yield Record(whole, name)
 
 
-def _read_tsv(file: TextIO, name: str) -> Iterator[Record]:
+def _read_tsv(file: TextIO, name: str, columns: tuple[str, ...]) -> Iterator[Record]:
     rows = ((number, line.rstrip("\r\n").split("\t")) for number, line in enumerate(file, start=1) if line.strip())
-    yield from _tabular(rows, name)
+    yield from _tabular(rows, name, columns)
 
 
-def _read_csv(file: TextIO, name: str) -> Iterator[Record]:
+def _read_csv(file: TextIO, name: str, columns: tuple[str, ...]) -> Iterator[Record]:
     reader = csv.reader(file, strict=True)
     try:
-        yield from _tabular(((reader.line_num, row) for row in reader if row), name)
+        yield from _tabular(((reader.line_num, row) for row in reader if row), name, columns)
     except csv.Error as error:
         raise ConfigurationError(f"{name}:{reader.line_num}: is not CSV ({error})") from error
 
 
-def _tabular(rows: Iterator[tuple[int, list[str]]], name: str) -> Iterator[Record]:
-    _, header = next(rows, (0, []))
+def _tabular(rows: Iterator[tuple[int, list[str]]], name: str, columns: tuple[str, ...]) -> Iterator[Record]:
+    header = list(columns) or next(rows, (0, []))[1]
     if len(set(header)) < len(header):
         raise ConfigurationError(f"{name}:1: the header names a column twice: {', '.join(header)}")
     for number, row in rows:

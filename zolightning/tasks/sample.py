@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from zolightning.sample import TASK
 from zolightning.tasks.base import Task
-from zolightning.tasks.splits import Splits, split_given
+from zolightning.tasks.splits import Splits
 
 
 class SampleReviews(Task):
@@ -33,4 +33,4 @@ class SampleReviews(Task):
         """Read each split from its own file."""
         folder = self.data_dir or TASK
         train, dev, test = (self.read_checked(folder / f"{name}.jsonl") for name in ("train", "dev", "test"))
-        return split_given(train, dev, test, self.sizes, self.data_seed)
+        return self.plan.keep(train, dev, test)

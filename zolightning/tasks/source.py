@@ -19,11 +19,12 @@ class Source:
         config: Its configuration there, where the repository has several.
         train: The training split's name there.
         validation: The validation split's name there.
-        rename: Our names for its fields there, by theirs.
+        rename: Our names for its fields, by theirs.
         train_file: The official training file.
         validation_file: The official validation file; the first there is, where it has had several names.
         labels_suffix: Where the official files keep labels in files of their own, a line each, what is added to the
             other file's stem; empty otherwise.
+        columns: The columns of official files without a header line; empty where they have one.
     """
 
     hub: str
@@ -34,6 +35,7 @@ class Source:
     validation: str = "validation"
     rename: Mapping[str, str] = field(default_factory=dict)
     labels_suffix: str = ""
+    columns: tuple[str, ...] = ()
 
     @property
     def validation_files(self) -> tuple[str, ...]:
@@ -76,7 +78,7 @@ class Source:
         return train, validation
 
     def _read(self, path: Path) -> list[Record]:
-        records = read_file(path)
+        records = [self._renamed(record) for record in read_file(path, self.columns)]
         labels = path.with_name(path.stem + self.labels_suffix)
         if not self.labels_suffix or not labels.is_file():
             return records

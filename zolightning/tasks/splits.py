@@ -61,56 +61,102 @@ def shuffled(records: Sequence[Record], seed: int, family: Family = origin_of) -
     return [record for members in order for record in members]
 
 
-def split_official(
-    train: Sequence[Record],
-    validation: Sequence[Record],
-    sizes: SplitSizes,
-    seed: int,
-    family: Family = origin_of,
-) -> Splits:
-    """Take train and dev from the training split and test from the official validation split.
+@dataclass(frozen=True)
+class SplitPlan:
+    """How a data set's official splits become a run's.
+
+    Attributes:
+        sizes: How many records each split shall have.
+        k_shot: If given, how many training records of each label there shall be, and how many dev records, instead.
+        seed: Of the choice.
 
     Raises:
-        ConfigurationError: If the training split is too small.
+        ConfigurationError: If k_shot is below 1.
     """
-    asked = f"num_train={sizes.train:,} + num_dev={sizes.dev:,}"
-    _require(len(train), sizes.train + sizes.dev, asked, "training")
-    learnt, rest = _cut(shuffled(train, seed, family), sizes.train, family)
-    dev, _ = _cut(rest, sizes.dev, family)
-    _require(len(learnt) + len(dev), sizes.train + sizes.dev, asked, "training")
-    return Splits(learnt, dev, shuffled(validation, seed, family)[: sizes.test])
 
+    sizes: SplitSizes
+    k_shot: int | None
+    seed: int
 
-def split_three_ways(
-    records: Sequence[Record], sizes: SplitSizes, seed: int, what: str, family: Family = origin_of
-) -> Splits:
-    """Take train, dev and test from one and the same split, called ``what`` in errors.
+    def __post_init__(self) -> None:
+        """Refuse what is no number of shots."""
+        if self.k_shot is not None and self.k_shot < 1:
+            raise ConfigurationError(f"k_shot must be at least 1, or null, got {self.k_shot}")
 
-    Raises:
-        ConfigurationError: If the split leaves nothing to test on.
-    """
-    asked = f"num_train={sizes.train:,} + num_dev={sizes.dev:,} and at least one test example"
-    needed = sizes.train + sizes.dev + 1
-    _require(len(records), needed, asked, what)
-    train, rest = _cut(shuffled(records, seed, family), sizes.train, family)
-    dev, rest = _cut(rest, sizes.dev, family)
-    _require(len(train) + len(dev) + len(rest), needed, asked, what)
-    return Splits(train, dev, rest[: sizes.test])
+    def split(
+        self,
+        train: Sequence[Record] | None,
+        validation: Sequence[Record],
+        family: Family = origin_of,
+        label: Family = origin_of,
+    ) -> Splits:
+        """Take train and dev from the training split and test from the official validation split, or all from that.
 
+        Args:
+            train: The training split, or None if there is none.
+            validation: The official validation split.
+            family: Records of one family are in one split.
+            label: Of a record, for `k_shot`.
 
-def split_given(
-    train: Sequence[Record], dev: Sequence[Record], test: Sequence[Record], sizes: SplitSizes, seed: int
-) -> Splits:
-    """Take each split from a file of its own.
+        Raises:
+            ConfigurationError: If there are too few records.
+        """
+        if train is None:
+            return self._three_ways(validation, family)
+        if self.k_shot is None:
+            learnt, dev = self._sized(train, family)
+        else:
+            learnt, dev = self._few(train, self.k_shot, label)
+        return Splits(learnt, dev, shuffled(validation, self.seed, family)[: self.sizes.test])
 
-    Raises:
-        ConfigurationError: If the training or development file is too small.
-    """
-    _require(len(train), sizes.train, f"num_train={sizes.train:,}", "training")
-    _require(len(dev), sizes.dev, f"num_dev={sizes.dev:,}", "development")
-    return Splits(
-        shuffled(train, seed)[: sizes.train], shuffled(dev, seed)[: sizes.dev], shuffled(test, seed)[: sizes.test]
-    )
+    def keep(self, train: Sequence[Record], dev: Sequence[Record], test: Sequence[Record]) -> Splits:
+        """Take each split from a file of its own.
+
+        Raises:
+            ConfigurationError: If the training or development file is too small, or `k_shot` is set.
+        """
+        if self.k_shot is not None:
+            raise ConfigurationError("k_shot divides a training file, and here each split has its own: set num_train")
+        sizes = self.sizes
+        _require(len(train), sizes.train, f"num_train={sizes.train:,}", "training")
+        _require(len(dev), sizes.dev, f"num_dev={sizes.dev:,}", "development")
+        wanted = ((train, sizes.train), (dev, sizes.dev), (test, sizes.test))
+        return Splits(*(shuffled(records, self.seed)[:number] for records, number in wanted))
+
+    def _sized(self, train: Sequence[Record], family: Family) -> tuple[list[Record], list[Record]]:
+        sizes = self.sizes
+        asked = f"num_train={sizes.train:,} + num_dev={sizes.dev:,}"
+        _require(len(train), sizes.train + sizes.dev, asked, "training")
+        learnt, rest = _cut(shuffled(train, self.seed, family), sizes.train, family)
+        dev, _ = _cut(rest, sizes.dev, family)
+        _require(len(learnt) + len(dev), sizes.train + sizes.dev, asked, "training")
+        return learnt, dev
+
+    def _three_ways(self, records: Sequence[Record], family: Family) -> Splits:
+        if self.k_shot is not None:
+            raise ConfigurationError("k_shot takes examples of each label from the training file, and there is none")
+        sizes = self.sizes
+        asked = f"num_train={sizes.train:,} + num_dev={sizes.dev:,} and at least one test example"
+        needed = sizes.train + sizes.dev + 1
+        _require(len(records), needed, asked, "only")
+        train, rest = _cut(shuffled(records, self.seed, family), sizes.train, family)
+        dev, rest = _cut(rest, sizes.dev, family)
+        _require(len(train) + len(dev) + len(rest), needed, asked, "only")
+        return Splits(train, dev, rest[: sizes.test])
+
+    def _few(self, train: Sequence[Record], shots: int, label: Family) -> tuple[list[Record], list[Record]]:
+        by_label: dict[Hashable, list[Record]] = {}
+        for record in shuffled(train, self.seed):
+            by_label.setdefault(label(record), []).append(record)
+        for name, records in by_label.items():
+            if len(records) < 2 * shots:
+                raise ConfigurationError(
+                    f"k_shot={shots:,} takes {2 * shots:,} training records of each label, and of label {name} there "
+                    f"are {len(records):,}"
+                )
+        learnt = [record for records in by_label.values() for record in records[:shots]]
+        dev = [record for records in by_label.values() for record in records[shots : 2 * shots]]
+        return learnt, dev
 
 
 def _cut(records: Sequence[Record], number: int, family: Family) -> tuple[list[Record], list[Record]]:

@@ -9,6 +9,7 @@ from typing import Literal
 
 from zolightning.errors import ConfigurationError
 from zolightning.models.question import Question
+from zolightning.tasks.cloze import MASK
 from zolightning.tasks.records import Record, read_file
 
 PromptStyle = Literal["aligned", "plain"]
@@ -23,7 +24,9 @@ class Wording(ABC):
         label_field: The field that holds the label.
         labels: The number of the right option for each label.
         shown: The fields that the plain prompt is made of; none stands for all but the label.
+        cloze_options: The words that may fill the blank of ``cloze``, a token each; RoBERTa's begin with a space.
         prompt_style: Which of the two prompts is used.
+        fills_blanks: Whether the model is a masked one, and ``cloze`` is used.
     """
 
     label_field: str = "label"
@@ -31,7 +34,9 @@ class Wording(ABC):
     options: tuple[str, ...]
     labels: Mapping[str, int]
     shown: tuple[str, ...] = ()
+    cloze_options: tuple[str, ...] = ()
     prompt_style: PromptStyle = "aligned"
+    fills_blanks: bool = False
 
     @abstractmethod
     def prompt(self, fields: Mapping[str, object]) -> str:
@@ -47,6 +52,17 @@ class Wording(ABC):
         lines = [str(fields[name]).strip() for name in shown]
         spaced = all(option.startswith(" ") for option in self.option_texts(fields))
         return "\n".join(lines) + ("" if spaced else "\n")
+
+    def cloze(self, fields: Mapping[str, object]) -> str:
+        """Text with a blank, ``MASK``, that one of ``cloze_options`` is to fill, for masked language models.
+
+        Raises:
+            ConfigurationError: If the task has none.
+        """
+        raise ConfigurationError(
+            f"{type(self).__name__} has no text with a blank for a masked language model: set model.backbone to a "
+            "causal one, or take a task that has, such as SST2 or MNLI"
+        )
 
     def option_texts(self, fields: Mapping[str, object]) -> Sequence[str]:
         """The options of one record."""
@@ -107,6 +123,13 @@ class Wording(ABC):
 
     def question(self, record: Record) -> Question:
         """A record as prompt and options."""
-        fields = record.fields
-        text = self.prompt(fields) if self.prompt_style == "aligned" else self.plain(fields)
-        return Question(text, tuple(self.option_texts(fields)), self.answer(record), record.origin, fields)
+        fields, aligned = record.fields, self.prompt_style == "aligned"
+        if self.fills_blanks:
+            text = self.cloze(fields)
+            options = self.cloze_options
+            if not aligned:
+                text = f"{self.plain(fields).strip()} {MASK}"
+        else:
+            text = self.prompt(fields) if aligned else self.plain(fields)
+            options = tuple(self.option_texts(fields))
+        return Question(text, options, self.answer(record), record.origin, fields)
