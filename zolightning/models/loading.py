@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 from torch import nn
@@ -104,6 +104,15 @@ def load_model(backbone: str, dtype: Dtype, attention: Attention) -> PreTrainedM
             f"backbone: the weights of {backbone} lack {', '.join(missing[:5])}{', ...' if len(missing) > 5 else ''}; "
             "they would be random"
         )
+    return model
+
+
+def skeleton(config: PretrainedConfig) -> PreTrainedModel:
+    """Return the model of a configuration without memory for its weights, to look at what it is made of."""
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        model: PreTrainedModel = cast("Any", AutoModelForCausalLM).from_config(config)
     return model
 
 
