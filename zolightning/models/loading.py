@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -108,11 +109,11 @@ def load_model(backbone: str, dtype: Dtype, attention: Attention) -> PreTrainedM
 
 
 def skeleton(config: PretrainedConfig) -> PreTrainedModel:
-    """Return the model of a configuration without memory for its weights, to look at what it is made of."""
+    """Return the model of a copy of a configuration, without memory for its weights: to see what it is made of."""
     from transformers import AutoModelForCausalLM
 
     with torch.device("meta"):
-        model: PreTrainedModel = cast("Any", AutoModelForCausalLM).from_config(config)
+        model: PreTrainedModel = cast("Any", AutoModelForCausalLM).from_config(deepcopy(config))
     return model
 
 
