@@ -105,6 +105,15 @@ def test_adapters_are_float32_at_least(scheme: str, dtype: torch.dtype) -> None:
     assert logits(model, TEXT).isfinite().all()
 
 
+@virtual
+def test_what_peft_keeps_outside_of_modules_moves_with_them(scheme: str) -> None:
+    model: Any = under(scheme, "llama").to("meta")
+    # As a forward begins; on this device none would come to its end.
+    for hook in model._forward_pre_hooks.values():
+        hook(model, ())
+    assert model.prompt_tokens["default"].is_meta
+
+
 @pytest.mark.parametrize("scheme", ["lora", "prefix", "prompt"])
 def test_the_seed_alone_makes_an_adapter(scheme: str) -> None:
     def made(seed: int, noise: int) -> list[Tensor]:

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 class Adapter(ABC):
     """Parameters that a run trains, keeps and exports alone; the backbone's are frozen.
 
-    They are float32 where the backbone is half precision.
+    They are float32 where the backbone is half precision. An adapter's `str` tells it from others in checkpoints: let a
+    class of your own be a frozen dataclass.
     """
 
     @property
@@ -210,7 +211,15 @@ def _beginning_at(start: Tensor, adapted: Any) -> nn.Module:
     with torch.no_grad():
         table.copy_(start)
     network: nn.Module = adapted
+    network.register_forward_pre_hook(_beside_the_table)
     return network
+
+
+def _beside_the_table(adapted: Any, _inputs: object) -> None:
+    """Keep the numbers of virtual tokens where their table is: peft copies them there in each forward, and waits."""
+    name = adapted.active_adapter
+    device = adapted.prompt_encoder[name].embedding.weight.device
+    adapted.prompt_tokens[name] = adapted.prompt_tokens[name].to(device)
 
 
 def _at_least_one(**numbers: int) -> None:
