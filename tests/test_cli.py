@@ -153,20 +153,6 @@ def test_a_users_own_strategy_is_picked_by_its_path(tmp_path: Path) -> None:
     assert all(torch.equal(a[name], b[name]) for name in a), "a rate that the strategy set itself is resumed"
 
 
-def test_lora_trains_and_keeps_its_adapter_alone(tmp_path: Path) -> None:
-    from peft import PeftModel
-    from transformers import AutoModelForCausalLM
-
-    run = fit(recipe(tmp_path), "--model.scheme=lora")
-    state = weights(run / "checkpoints" / "last.ckpt")
-    assert state
-    assert all("lora_" in name for name in state)
-    assert (run / "best" / "adapter_model.safetensors").is_file()
-    PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(MODEL), run / "best")
-    resumed = fit(recipe(tmp_path), "--model.scheme=lora", "--ckpt_path=last", "--trainer.max_steps=12")
-    assert json.loads((resumed / "result.json").read_text())["steps"] == 12
-
-
 def test_progress_bar_and_logger_can_be_turned_off(tmp_path: Path) -> None:
     main(
         [
@@ -206,6 +192,11 @@ BAD: list[tuple[list[str], str]] = [
     (["--model.backbone=holey"], "lack model.layers.0.self_attn.q_proj.weight"),
     (["--data.options=[' bad',' bad']"], "the same tokens"),
     (["--data.max_length=2"], "max_length"),
+    (["--model.scheme=lorra"], "did you mean lora"),
+    (["--model.scheme=LoRA", "--model.scheme.r=0"], "r must be at least 1"),
+    (["--model.scheme=bias_only"], "LlamaForCausalLM has no biases"),
+    (["--model.scheme=prompt", "--model.layers=[1]"], "goes with scheme full or bias_only"),
+    (["--model.layers=[0,4]"], "numbered from 0 to 3"),
 ]
 
 

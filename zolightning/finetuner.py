@@ -22,17 +22,10 @@ from zolightning.closures import BatchLoss
 from zolightning.divergence import logs_now, stop_if_diverged
 from zolightning.errors import ConfigurationError
 from zolightning.evaluation import Evaluation, evaluate
-from zolightning.models.loading import (
-    Attention,
-    Dtype,
-    export,
-    is_masked,
-    load_config,
-    load_model,
-    load_tokenizer,
-    max_positions,
-)
-from zolightning.models.schemes import Scheme, apply_scheme
+from zolightning.models import loading
+from zolightning.models.adapters import Adapter
+from zolightning.models.loading import Attention, Dtype
+from zolightning.models.schemes import Scheme, SchemeName
 from zolightning.optim.recipe import Recipe
 from zolightning.perturbation.phases import phase
 from zolightning.strategies import Strategy
@@ -55,14 +48,18 @@ class FineTuner(LightningModule):
             inside this package.
         strategy: how the weights move.
         dtype: of the weights. Losses are float32 whatever it is.
-        scheme: which parameters train: `full` all of them, `lora` low-rank adapters.
+        scheme: which parameters train: `full` all of them, `bias_only` the biases, `head` the output head, `lora`
+            low-rank adapters, `prefix` keys and values in front of each layer's, `prompt` embeddings in front of the
+            text's; or an adapter with settings of its own, such as `class_path: LoRA` with `init_args: {r: 16}`.
+        layers: with the schemes full and bias_only, the only transformer blocks that train, by number from 0; null for
+            the whole model.
         attention: the attention implementation.
         micro_batch_size: examples a forward, for batches that do not fit in memory; null for the whole batch.
         lr_scheduler: a learning rate scheduler of torch by class name, stepped each step; null for a constant rate.
         seed: determines the directions and the order of batches; null takes the run's `seed_everything`.
 
     Raises:
-        ConfigurationError: if micro_batch_size is below 1.
+        ConfigurationError: if micro_batch_size is below 1, or scheme and layers do not go together.
 
     Example::
 
@@ -80,7 +77,8 @@ class FineTuner(LightningModule):
         backbone: str,
         strategy: Strategy,
         dtype: Dtype = "float32",
-        scheme: Scheme = "full",
+        scheme: SchemeName | Adapter = "full",
+        layers: list[int] | None = None,
         attention: Attention = "sdpa",
         micro_batch_size: int | None = None,
         lr_scheduler: Callable[[Optimizer], LRScheduler] | None = None,
@@ -90,12 +88,12 @@ class FineTuner(LightningModule):
         if micro_batch_size is not None and micro_batch_size < 1:
             raise ConfigurationError(f"micro_batch_size must be at least 1, or null, got {micro_batch_size}")
         self.automatic_optimization = False
-        self.strict_loading = scheme == "full"
+        self.scheme = Scheme(scheme, layers)
+        self.strict_loading = self.scheme.whole
         self.backbone = backbone
         self.strategy = strategy
         self.strategy_settings = resume.strategy_settings(strategy)
         self.dtype_name: Dtype = dtype
-        self.scheme: Scheme = scheme
         self.attention: Attention = attention
         self.micro_batch_size = micro_batch_size
         self.lr_scheduler = lr_scheduler
@@ -120,8 +118,11 @@ class FineTuner(LightningModule):
         """Let the task tokenise its examples; nothing large has been loaded yet, so bad input is found early."""
         self.forward_passes, self._validated_at, self._resumed = 0, -1, None
         check_objective_fits(self.strategy, self.task)
-        config = load_config(self.backbone)
-        self.task.connect(self.tokenizer(), max_positions(config), seed=self.run_seed, cloze=is_masked(config))
+        config = loading.load_config(self.backbone)
+        self.scheme.check(config)
+        self.task.connect(
+            self.tokenizer(), self.scheme.room(config), seed=self.run_seed, cloze=loading.is_masked(config)
+        )
         self._evaluation = Evaluation(self.task)
 
     @override
@@ -129,7 +130,8 @@ class FineTuner(LightningModule):
         """Load the backbone, and let the task suit its batches to it; Lightning calls this for each stage."""
         if self.model is None:
             with phase("load"):
-                self.model = apply_scheme(load_model(self.backbone, self.dtype_name, self.attention), self.scheme)
+                loaded = loading.load_model(self.backbone, self.dtype_name, self.attention)
+                self.model = self.scheme.apply(loaded, seed=self.run_seed)
             self.strategy.setup(self.model)
         self.task.adapt(self.model)
 
@@ -168,7 +170,7 @@ class FineTuner(LightningModule):
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """Load the backbone's tokenizer."""
-        return load_tokenizer(self.backbone)
+        return loading.load_tokenizer(self.backbone)
 
     # Training
 
@@ -271,12 +273,12 @@ class FineTuner(LightningModule):
 
     def export(self, folder: str | Path) -> None:
         """Write the model and its tokenizer as a Hugging Face folder."""
-        export(self.network, self.tokenizer(), Path(folder))
+        loading.export(self.network, self.tokenizer(), Path(folder))
 
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint[resume.KEY] = resume.make_record(self, self._recipe)
-        if self.scheme != "full":
+        if not self.scheme.whole:
             resume.drop_frozen(checkpoint["state_dict"], self)
 
     @override
@@ -286,7 +288,7 @@ class FineTuner(LightningModule):
         Raises:
             ConfigurationError: if the checkpoint is not a FineTuner's, or of another scheme or strategy.
         """
-        saved = resume.record_of(checkpoint, self.scheme)
+        saved = resume.record_of(checkpoint, str(self.scheme))
         if self.trainer.state.fn != TrainerFn.FITTING:
             return
         strategy, steps = resume.name_of(self.strategy), checkpoint["global_step"]

@@ -25,7 +25,7 @@ KEY = "zolightning"
 def make_record(module: FineTuner, recipe: Recipe | None) -> dict[str, Any]:
     """Return what a checkpoint notes of a run under `KEY`: what its weights are, and what it goes on from."""
     return {
-        "scheme": module.scheme,
+        "scheme": str(module.scheme),
         "dtype": module.dtype_name,
         "strategy": name_of(module.strategy),
         "seed": module.run_seed,

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 from difflib import get_close_matches
+from typing import get_args
 
 from zolightning import callbacks, strategies, tasks
+from zolightning.models.schemes import SchemeName
 
 _UNKNOWN_CLASS = re.compile(r"Expected a dot import path string: (\S+)")
 
@@ -26,6 +28,7 @@ def suggest(message: str) -> str:
         "Strategies": concrete,
         "Tasks": [known for known in tasks.__all__ if known != "Task"],
         "Callbacks": list(callbacks.__all__),
+        "Schemes": list(get_args(SchemeName)),
     }
     lowered = {known.lower(): (known, family) for family, names in families.items() for known in names}
     nearest = [lowered[match] for match in get_close_matches(name.lower(), lowered, n=3, cutoff=0.5)]

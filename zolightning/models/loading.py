@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -106,11 +107,8 @@ def load_model(backbone: str, dtype: Dtype, attention: Attention) -> PreTrainedM
     Raises:
         ConfigurationError: if it cannot be had, or some of its weights are missing.
     """
-    from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
-
-    kind: Any = AutoModelForMaskedLM if is_masked(load_config(backbone)) else AutoModelForCausalLM
     try:
-        loaded: Any = kind.from_pretrained(
+        loaded: Any = _kind(load_config(backbone)).from_pretrained(
             resolve(backbone), dtype=getattr(torch, dtype), attn_implementation=attention, output_loading_info=True
         )
     except (OSError, ValueError, ImportError) as error:
@@ -122,6 +120,19 @@ def load_model(backbone: str, dtype: Dtype, attention: Attention) -> PreTrainedM
             "they would be random"
         )
     return model
+
+
+def skeleton(config: PretrainedConfig) -> PreTrainedModel:
+    """Return the model of a copy of a configuration, without memory for its weights: to see what it is made of."""
+    with torch.device("meta"):
+        model: PreTrainedModel = _kind(config).from_config(deepcopy(config))
+    return model
+
+
+def _kind(config: PretrainedConfig) -> Any:
+    from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
+
+    return AutoModelForMaskedLM if is_masked(config) else AutoModelForCausalLM
 
 
 def max_positions(config: PretrainedConfig) -> int | None:
