@@ -63,11 +63,11 @@ def test_nothing_of_a_recipe_leaks_into_a_group_of_data(group: Path, parse: Pars
 @pytest.mark.slow
 def test_every_two_of_model_data_and_strategy_parse_together(parse: Parse) -> None:
     # All triples take minutes; the parser takes each block by itself, so every pair will do: a Latin square has them.
-    size = max(map(len, (MODELS, DATA, STRATEGIES)))
-    for row in range(size):
-        for column in range(size):
-            model, data = MODELS[row % len(MODELS)], DATA[column % len(DATA)]
-            strategy = STRATEGIES[(row + column) % size % len(STRATEGIES)]
+    columns = max(len(MODELS), len(STRATEGIES))
+    for row in range(max(len(DATA), columns)):
+        for column in range(columns):
+            model, data = MODELS[column % len(MODELS)], DATA[row % len(DATA)]
+            strategy = STRATEGIES[(row + column) % columns % len(STRATEGIES)]
             parsed = parse("--model", str(model), "--data", str(data), "--model.strategy", str(strategy))
             assert parsed.model.backbone == yaml.safe_load(model.read_text())["backbone"]
             assert parsed.data.class_path.endswith(f".{class_of(data)}")
