@@ -115,7 +115,7 @@ def test_the_table_of_strategies_is_the_one_that_the_tool_prints() -> None:
 def test_every_strategy_has_a_row_and_a_recipe() -> None:
     from zolightning import strategies
 
-    texts = [path.read_text() for path in (ROOT / "configs" / "strategies").glob("*.yaml")]
+    texts = [path.read_text() for path in (ROOT / "configs" / "strategy").glob("*.yaml")]
     for name in set(strategies.__all__) - {"Strategy", "FirstOrder", "ZerothOrder"}:
         assert getattr(strategies, name).card is not None
         assert any(f"class_path: {name}\n" in text for text in texts), name

@@ -5,6 +5,7 @@ python tools/strategies.py
 
 from __future__ import annotations
 
+from tables import table
 from zolightning import strategies
 from zolightning.strategies.base import Card, Strategy
 
@@ -16,13 +17,11 @@ def cards() -> dict[str, Card]:
     return dict(sorted(found.items(), key=lambda item: (item[0].startswith("FO"), item[0])))
 
 
-def table() -> str:
+def strategies_table() -> str:
     """Return the table."""
     head = ["Strategy", *(field.capitalize() for field in Card._fields)]
-    rows = [[f"`{name}`", *card] for name, card in cards().items()]
-    lines = [head, ["---"] * len(head), *([cell.replace("|", "\\|") for cell in row] for row in rows)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return table(head, [[f"`{name}`", *card] for name, card in cards().items()])
 
 
 if __name__ == "__main__":
-    print(table())
+    print(strategies_table())
