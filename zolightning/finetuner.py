@@ -120,9 +120,8 @@ class FineTuner(LightningModule):
         check_objective_fits(self.strategy, self.task)
         config = loading.load_config(self.backbone)
         self.scheme.check(config)
-        self.task.connect(
-            self.tokenizer(), self.scheme.room(config), seed=self.run_seed, cloze=loading.is_masked(config)
-        )
+        room, cloze = self.scheme.room(config), loading.is_masked(config)
+        self.task.connect(self.tokenizer(), room, seed=self.run_seed, cloze=cloze)
         self._evaluation = Evaluation(self.task)
 
     @override
@@ -233,6 +232,8 @@ class FineTuner(LightningModule):
     def validation_step(self, batch: OptionBatch, batch_idx: int) -> None:
         self._running.add(self.network, batch)
 
+    test_step = validation_step
+
     @override
     def on_validation_epoch_end(self) -> None:
         metrics = {f"val/{name}": value for name, value in self._running.compute().items()}
@@ -241,10 +242,6 @@ class FineTuner(LightningModule):
             self.log_axis()
             self._validated_at = self.global_step
             self.strategy.on_validation_end(self, metrics)
-
-    @override
-    def test_step(self, batch: OptionBatch, batch_idx: int) -> None:
-        self._running.add(self.network, batch)
 
     @override
     def on_test_epoch_end(self) -> None:

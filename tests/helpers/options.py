@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from zolightning.models.batch import Example
+from zolightning.models.question import Example
 
 SINGLE = [
     Example([1, 5, 6, 7], [[8], [9]], [0, 0], 1),

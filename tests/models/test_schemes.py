@@ -28,7 +28,8 @@ from tests.helpers.schemes import (
 )
 from zolightning.errors import ConfigurationError
 from zolightning.models.adapters import Adapter, LoRA, Prefix, Prompt, random_tokens
-from zolightning.models.batch import Example, collate
+from zolightning.models.batch import collate
+from zolightning.models.question import Example
 from zolightning.models.schemes import Scheme
 from zolightning.models.scoring import option_scores
 from zolightning.models.sharing import PromptSharing
