@@ -53,7 +53,7 @@ def settings_of(module: FineTuner) -> dict[str, object]:
     task = module.task
     data: dict[str, object] = {"batch_size": task.batch_size, "objective": task.objective, "options": task.options}
     data |= vars(task.plan.sizes) | {"data_seed": task.plan.seed, "k_shot": task.plan.k_shot}
-    data |= {"prompt": task.prompt_style, "max_length": task.max_length, "place": task.place()}
+    data |= {"prompt": task.prompt_style, "shots": task.shots, "max_length": task.max_length, "place": task.place()}
     return module.strategy_settings | _flat("data.", data)
 
 

@@ -24,13 +24,13 @@ class BestCheckpoint(ModelCheckpoint):
     """Keeps `checkpoints/best.ckpt`, the weights with the best dev metric.
 
     Args:
-        monitor: the metric that selects, computed on dev.
+        monitor: the metric that selects, computed on dev, such as `val/loss`; null for the task's main metric.
         mode: whether it is to be large or small; null takes losses to be small, all else to be large.
     """
 
-    def __init__(self, monitor: str = "val/accuracy", mode: Literal["max", "min"] | None = None) -> None:
+    def __init__(self, monitor: str | None = None, mode: Literal["max", "min"] | None = None) -> None:
         if mode is None:
-            mode = "min" if monitor.endswith("loss") else "max"
+            mode = "min" if monitor is not None and monitor.endswith("loss") else "max"
         super().__init__(
             filename="best",
             monitor=monitor,
@@ -39,6 +39,13 @@ class BestCheckpoint(ModelCheckpoint):
             save_on_train_epoch_end=False,
             enable_version_counter=False,
         )
+
+    @override
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Take up the task's main metric, if no other is to select."""
+        if self.monitor is None and isinstance(pl_module, FineTuner):
+            self.monitor = f"val/{pl_module.task.main_metric}"
+        super().setup(trainer, pl_module, stage)
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

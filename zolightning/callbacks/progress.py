@@ -12,11 +12,13 @@ from rich.progress import Progress as RichProgress
 from torch import Tensor
 from typing_extensions import override
 
+from zolightning.finetuner import FineTuner
+
 _REFRESH_SECONDS = 0.25
 
 
 class Progress(ProgressBar):
-    """Shows loss, projected gradient, dev accuracy and steps per second of a run, and the progress of evaluations.
+    """Shows loss, projected gradient, main dev metric and steps per second of a run, and the progress of evaluations.
 
     Numbers are read a few times a second at most: reading one waits for the device. Lightning's RichProgressBar has a
     bar for each epoch and reads its numbers after every batch; a zeroth-order run is one of steps, of which an epoch's
@@ -59,7 +61,8 @@ class Progress(ProgressBar):
             return
         self._shown_at = now
         rate = (trainer.global_step - self._first_step) / max(now - self._started, 1e-9)
-        numbers = f"{_numbers(trainer.callback_metrics)}  {rate:.1f} steps/s"
+        main = pl_module.task.main_metric if isinstance(pl_module, FineTuner) else "accuracy"
+        numbers = f"{_numbers(trainer.callback_metrics, main)}  {rate:.1f} steps/s"
         self._bars.update(self._fit_task, completed=trainer.global_step, numbers=numbers)
 
     @override
@@ -143,7 +146,7 @@ def _total_steps(trainer: Trainer) -> int | None:
     return min(limits, default=None)
 
 
-def _numbers(metrics: dict[str, Tensor]) -> str:
-    """Write what the bar shows of the logged metrics."""
-    shown = (("loss", "train/loss", ".3f"), ("g", "train/projected_grad", "+.2e"), ("dev", "val/accuracy", ".3f"))
+def _numbers(metrics: dict[str, Tensor], main: str) -> str:
+    """Write what the bar shows of the logged metrics, of which one is a task's main one."""
+    shown = (("loss", "train/loss", ".3f"), ("g", "train/projected_grad", "+.2e"), ("dev", f"val/{main}", ".3f"))
     return "  ".join(f"{label} {float(metrics[key]):{form}}" for label, key, form in shown if key in metrics)

@@ -55,6 +55,8 @@ class OptionBatch:
         counts: Tokens of each option [batch, options], 0 where the example has no such option.
         answers: The right option's place among those in the batch [batch].
         extents: What each example takes up, in the order of the batch.
+        null: The examples' distinct nulls, where scores are calibrated by them.
+        null_of: The number of each example's null [batch], where there are any.
     """
 
     input_ids: Tensor
@@ -69,6 +71,8 @@ class OptionBatch:
     counts: Tensor
     answers: Tensor
     extents: tuple[Extent, ...]
+    null: OptionBatch | None = None
+    null_of: Tensor | None = None
 
     @property
     def num_examples(self) -> int:
@@ -124,7 +128,8 @@ class OptionBatch:
         values: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
         tensors = {name: value for name, value in values.items() if isinstance(value, Tensor)}
         moved = {name: tensor.to(device, non_blocking=wait_not) for name, tensor in tensors.items()}
-        return OptionBatch(**(values | moved))
+        null = None if self.null is None else self.null.to(device, non_blocking)
+        return OptionBatch(**(values | moved | {"null": null}))
 
     def split(self, size: int) -> list[OptionBatch]:
         """Cut into micro-batches of at most ``size`` examples, each without padding that only the others needed.
@@ -158,6 +163,7 @@ class OptionBatch:
                     counts=self.counts[chosen],
                     answers=self.answers[chosen],
                     extents=extents,
+                    null_of=None if self.null_of is None else self.null_of[chosen],
                 )
             )
             row, read = row + len(lengths), read + reads
@@ -174,6 +180,7 @@ def collate(examples: Sequence[Example], row_limit: int = 0) -> OptionBatch:
     """
     shared = any(len(example.tails) > 1 for example in examples) and all(e.row <= row_limit for e in examples)
     layouts = [_lay_out(example, shared) for example in examples]
+    null, null_of = _nulls([example.null for example in examples if example.null is not None], row_limit)
     shape = (
         max(len(layout.tokens) for layout in layouts),
         max(len(tokens) for layout in layouts for tokens in layout.tokens),
@@ -205,7 +212,22 @@ def collate(examples: Sequence[Example], row_limit: int = 0) -> OptionBatch:
         counts=torch.tensor([(list(map(len, lay.tokens)) + [0] * shape[0])[: shape[0]] for lay in layouts]),
         answers=torch.tensor([example.answer for example in examples]),
         extents=tuple(extents),
+        null=null,
+        null_of=null_of,
     )
+
+
+def _nulls(nulls: list[Example], row_limit: int) -> tuple[OptionBatch | None, Tensor | None]:
+    """Lay out each of the nulls once, and say which is which example's."""
+    if not nulls:
+        return None, None
+    distinct: list[Example] = []
+    numbers = []
+    for null in nulls:
+        if null not in distinct:
+            distinct.append(null)
+        numbers.append(distinct.index(null))
+    return collate(distinct, row_limit), torch.tensor(numbers)
 
 
 class _Layout(NamedTuple):

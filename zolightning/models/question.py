@@ -38,6 +38,7 @@ class Example:
         cut: Whether the prompt was too long and lost its left end.
         question: What it was made from.
         mask: For a masked language model, the place in the prompt that the options, of a token each, may fill.
+        null: The same options behind a prompt that tells nothing of the record, where scores are calibrated by it.
     """
 
     prompt: list[int]
@@ -47,6 +48,7 @@ class Example:
     cut: bool = False
     question: Question | None = field(default=None, compare=False)
     mask: int | None = None
+    null: Example | None = field(default=None, compare=False)
 
     @property
     def length(self) -> int:

@@ -31,6 +31,19 @@ def mean_log_likelihoods(likelihoods: Tensor, batch: OptionBatch) -> Tensor:
     return means.masked_fill(~batch.present, float("-inf"))
 
 
+def calibrated(likelihoods: Tensor, null: Tensor) -> Tensor:
+    """How much likelier a prompt makes each option than a prompt that tells nothing [batch, options].
+
+    Surface form competition (arXiv 2104.08315): log p(option | prompt) - log p(option | null prompt), both sums over
+    the option's tokens, of log-likelihoods [batch, options, tokens].
+
+    Args:
+        likelihoods: behind the prompts.
+        null: behind the null prompts.
+    """
+    return likelihoods.sum(-1) - null.sum(-1)
+
+
 def token_log_likelihoods(model: nn.Module, batch: OptionBatch) -> Tensor:
     """Log-likelihood of each option token given all before it [batch, options, tokens], at least fp32.
 

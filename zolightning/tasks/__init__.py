@@ -10,8 +10,8 @@ from zolightning.tasks.cola import CoLA
 from zolightning.tasks.copa import COPA
 from zolightning.tasks.drop import DROP
 from zolightning.tasks.generation import GenerationTask
-from zolightning.tasks.inference import Inference
 from zolightning.tasks.jsonl import JsonlTask
+from zolightning.tasks.jsonl_generation import JsonlGeneration
 from zolightning.tasks.mnli import MNLI
 from zolightning.tasks.mrpc import MRPC
 from zolightning.tasks.multirc import MultiRC
@@ -50,7 +50,7 @@ __all__ = (
     "BoolQ",
     "CoLA",
     "GenerationTask",
-    "Inference",
+    "JsonlGeneration",
     "JsonlTask",
     "MultiRC",
     "ReCoRD",

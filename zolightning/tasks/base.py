@@ -3,39 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, get_args
+from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_info
-from torch import Tensor, nn
-from torchmetrics import MetricCollection
-from torchmetrics.classification import MulticlassAccuracy
+from torch import nn
 
 from zolightning.errors import ConfigurationError, check_choice
 from zolightning.models.batch import OptionBatch, collate
 from zolightning.models.question import Example, Question
-from zolightning.models.scoring import mean_log_likelihoods, option_scores, token_log_likelihoods, token_logits
 from zolightning.models.sharing import PromptSharing
+from zolightning.tasks.demonstrations import with_demonstrations
 from zolightning.tasks.loader import EvaluationLoader, LengthGroupedBatches, ResumableLoader
 from zolightning.tasks.objectives import (
     Objective,
-    Outcome,
-    metric_loss,
     metric_to_maximise,
-    objective_loss,
-    objective_weight,
 )
 from zolightning.tasks.prepared import PreparedSplits, prepare_splits
+from zolightning.tasks.scored import Scored
 from zolightning.tasks.source import Source
 from zolightning.tasks.splits import SplitPlan, Splits, SplitSizes
-from zolightning.tasks.wording import PromptStyle, Wording
+from zolightning.tasks.wording import PromptStyle
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-class Task(Wording, LightningDataModule):
+Calibration = Literal["none", "sfc"]
+
+# Of a split's questions without their context.
+_NULL = "null "
+
+
+class Task(Scored, LightningDataModule):
     """A data set of prompts with answer options. A new task states the class attributes and ``prompt``.
 
     Args:
@@ -55,7 +57,11 @@ class Task(Wording, LightningDataModule):
         objective: ``classification``: cross-entropy over the options' length-normalised log-likelihoods. ``lm``: minus
             the log-likelihood of the right option's tokens, the mean over tokens. ``metric``: minus a metric of the
             batch, for strategies that probe; of micro-batches it is the mean of theirs. Default: the task's own.
-        metric: With ``objective: metric``, which of the task's metrics to maximise. Default: its first.
+        metric: With ``objective: metric``, which of the task's metrics to maximise. Default: its main one.
+        shots: Solved examples in front of every prompt, as many of them as fit; they are the last of the training
+            examples, which they no longer belong to.
+        calibration: What dev and test options are compared by. ``none``: length-normalised log-likelihood. ``sfc``: how
+            much likelier the prompt makes them than one without the record's context (arXiv 2104.08315).
         max_length: The most tokens of a prompt with its longest option. Longer prompts lose their left end.
         data_seed: Of the choice of examples for each split.
 
@@ -66,6 +72,7 @@ class Task(Wording, LightningDataModule):
     source: ClassVar[Source | None] = None
     default_objective: Objective = "classification"
     objectives: ClassVar[tuple[Objective, ...]] = get_args(Objective)
+    calibrations: ClassVar[tuple[Calibration, ...]] = get_args(Calibration)
     default_sizes: ClassVar[SplitSizes] = SplitSizes(1000, 500, 1000)
 
     def __init__(
@@ -82,6 +89,8 @@ class Task(Wording, LightningDataModule):
         options: list[str] | None = None,
         objective: Objective | None = None,
         metric: str | None = None,
+        shots: int = 0,
+        calibration: Calibration = "none",
         max_length: int = 2048,
         data_seed: int = 0,
     ) -> None:
@@ -106,6 +115,11 @@ class Task(Wording, LightningDataModule):
         self.prompt_style = prompt
         self.objective: Objective = self.default_objective if objective is None else objective
         check_choice("objective", self.objective, self.objectives)
+        if not 0 <= shots <= self.plan.sizes.train:
+            raise ConfigurationError(f"shots must be from 0 to num_train={self.plan.sizes.train:,}, got {shots:,}")
+        check_choice("calibration", calibration, self.calibrations)
+        self.shots = shots
+        self.calibration: Calibration = calibration
         self.max_length = max_length
         if options is not None:
             if len(options) != len(self.options):
@@ -113,7 +127,7 @@ class Task(Wording, LightningDataModule):
                     f"{type(self).__name__} has {len(self.options)} options {list(self.options)}, got {options}"
                 )
             self.options = self.cloze_options = tuple(options)
-        self._metric = metric_to_maximise(self.objective, self.metrics(), metric)
+        self._metric = metric_to_maximise(self.objective, self.metrics(), self.main_metric, metric)
         self._splits: Splits | None = None
         self._prepared: PreparedSplits | None = None
         self._sharing: PromptSharing | None = None
@@ -123,11 +137,6 @@ class Task(Wording, LightningDataModule):
     def reserved(self) -> int:
         """The tokens behind a prompt that a model must have room for, beside the options."""
         return 0
-
-    def metrics(self) -> MetricCollection:
-        """Fresh metrics, each of which takes what it needs of ``outcome``."""
-        classes = max(2, len(self.options))
-        return MetricCollection({"accuracy": MulticlassAccuracy(classes, average="micro", validate_args=False)})
 
     def read(self) -> Splits:
         """Read and split the records."""
@@ -192,8 +201,10 @@ class Task(Wording, LightningDataModule):
             limit = min(limit, tokenizer.model_max_length)
         limit -= self.reserved
         self.fills_blanks = cloze
-        questions = {name: list(map(self.question, rows)) for name, rows in vars(self.splits).items()}
-        self._prepared = prepare_splits(questions, tokenizer, limit, known=self._prepared, cloze=cloze)
+        questions = self._questions()
+        shown = [questions["train"].pop() for _ in range(self.shots)]
+        packed = {name: with_demonstrations(asked, shown, tokenizer, limit) for name, asked in questions.items()}
+        self._prepared = prepare_splits(packed, tokenizer, limit, known=self._prepared, cloze=cloze)
 
     def adapt(self, model: nn.Module) -> None:
         """Lay batches out for a model: where it can, it reads a prompt once for all its options.
@@ -235,47 +246,12 @@ class Task(Wording, LightningDataModule):
         """Test batches, in the order of ``splits.test``."""
         return self._evaluation_loader("test", longest_first=False)
 
-    def loss(self, model: nn.Module, batch: OptionBatch) -> Tensor:
-        """Mean loss [] of a batch under the task's objective, at least fp32."""
-        if self._metric is not None:
-            return self.assess(model, batch)[0]
-        return objective_loss(self.objective, self._likelihoods(model, batch), batch)
-
-    def scores(self, model: nn.Module, batch: OptionBatch) -> Tensor:
-        """Length-normalised log-likelihood of each option [batch, options], -inf where there is none."""
-        return option_scores(model, batch)
-
-    def assess(self, model: nn.Module, batch: OptionBatch) -> tuple[Tensor, Outcome]:
-        """``loss`` and what metrics are computed from, with one forward for both where options are scored."""
-        likelihoods = self._likelihoods(model, batch)
-        outcome = self.outcome(model, batch, mean_log_likelihoods(likelihoods, batch))
-        if self._metric is not None:
-            return metric_loss(self._metric, outcome, batch.answers.device), outcome
-        return objective_loss(self.objective, likelihoods, batch), outcome
-
-    def outcome(self, model: nn.Module, batch: OptionBatch, scores: Tensor) -> Outcome:
-        """What metrics are computed from, by the names of the arguments that they take.
-
-        Args:
-            model: The language model, for tasks whose answers are generated.
-            batch: The batch.
-            scores: Of each option [batch, options]; they may lack one number that all options of an example share.
-        """
-        return {"preds": scores.argmax(-1), "target": batch.answers}
-
-    def predictions(self, model: nn.Module, batch: OptionBatch) -> list[dict[str, Any]]:
-        """What there is to tell of each example, ready to be written as JSON."""
-        rows = zip(batch.questions, self.scores(model, batch).tolist(), strict=True)
-        return [_prediction(question, scores[: len(question.options)]) for question, scores in rows]
-
-    def loss_weight(self, batch: OptionBatch) -> int:
-        """What the mean of ``loss`` runs over: micro-batches' losses with these weights average to the batch's."""
-        return objective_weight(self.objective, batch)
-
-    def _likelihoods(self, model: nn.Module, batch: OptionBatch) -> Tensor:
-        """Of each option's tokens [batch, options, tokens]; without the log-normaliser where it would cancel."""
-        cancels = self.objective != "lm" and batch.one_read_each
-        return token_logits(model, batch) if cancels else token_log_likelihoods(model, batch)
+    def _questions(self) -> dict[str, list[Question]]:
+        questions = {name: list(map(self.question, rows)) for name, rows in vars(self.splits).items()}
+        if self.calibration == "sfc":
+            for name in ("dev", "test"):
+                questions[_NULL + name] = list(map(self.null_question, getattr(self.splits, name)))
+        return questions
 
     def _train_examples(self) -> Sequence[Example]:
         examples = self.prepared.examples["train"]
@@ -283,19 +259,10 @@ class Task(Wording, LightningDataModule):
 
     def _evaluation_loader(self, split: str, longest_first: bool) -> EvaluationLoader:
         examples = self.prepared.examples[split]
+        if self.calibration == "sfc":
+            nulls = self.prepared.examples[_NULL + split]
+            examples = [replace(example, null=null) for example, null in zip(examples, nulls, strict=True)]
         return EvaluationLoader(examples, self.eval_batch_size, longest_first, self._row_limit(examples))
 
     def _row_limit(self, examples: Sequence[Example]) -> int:
         return 0 if self._sharing is None else self._sharing.row_limit(examples)
-
-
-def _prediction(question: Question, scores: list[float]) -> dict[str, Any]:
-    options = list(question.options)
-    best = options[scores.index(max(scores))]
-    return {
-        "prompt": question.prompt,
-        "options": options,
-        "scores": scores,
-        "prediction": best,
-        "answer": options[question.answer],
-    }

@@ -46,7 +46,7 @@ def cached(key: str, make: Callable[[], list[Example]]) -> list[Example]:
         for example in make():
             row = asdict(example)
             # Texts and records are at hand; only tokens are worth keeping.
-            del row["question"]
+            del row["question"], row["null"]
             yield row
 
     hidden = datasets.are_progress_bars_disabled()

@@ -24,6 +24,7 @@ class CoLA(Task):
         columns=("source", "label", "mark", "sentence"),
     )
     fields = ("sentence", "label")
+    main_metric = "matthews"
     options = ("No", "Yes")
     cloze_options = (" incorrect", " correct")
     labels: Mapping[str, int] = {"0": 0, "1": 1}

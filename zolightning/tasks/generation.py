@@ -10,10 +10,11 @@ from torch import Tensor, nn
 from torchmetrics import MetricCollection
 from typing_extensions import override
 
+from zolightning.errors import ConfigurationError
 from zolightning.models.batch import OptionBatch
 from zolightning.models.generation import generate
 from zolightning.tasks.answers import exact_match, token_f1
-from zolightning.tasks.base import Task
+from zolightning.tasks.base import Calibration, Task
 from zolightning.tasks.metrics import Likeness, TextScore
 from zolightning.tasks.objectives import Objective, Outcome
 from zolightning.tasks.records import Record
@@ -29,11 +30,13 @@ class GenerationTask(Task):
     lets the model write, greedily, and compares.
     """
 
+    main_metric = "f1"
     options = ()
     default_objective: Objective = "lm"
     objectives: ClassVar[tuple[Objective, ...]] = ("lm", "metric")
-    stop: ClassVar[str] = "\n"
-    max_new_tokens: ClassVar[int] = 50
+    calibrations: ClassVar[tuple[Calibration, ...]] = ("none",)
+    stop: str = "\n"
+    max_new_tokens: int = 50
     likenesses: ClassVar[Mapping[str, Likeness]] = {"f1": token_f1, "exact_match": exact_match}
 
     @abstractmethod
@@ -52,7 +55,13 @@ class GenerationTask(Task):
 
     @override
     def answer(self, record: Record) -> int:
-        """The only option."""
+        """The only option.
+
+        Raises:
+            ConfigurationError: If there is no right answer.
+        """
+        if not self.golds(record.fields):
+            raise ConfigurationError(f"{record.origin}: there is no right answer")
         return 0
 
     @override

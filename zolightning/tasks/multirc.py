@@ -29,6 +29,7 @@ class MultiRC(Task):
     source = Source(hub="aps/super_glue", config="multirc", train_file="train.jsonl", validation_file="val.jsonl")
     fields = ("paragraph", "question", "answer", "label", "idx")
     shown = ("paragraph", "question", "answer")
+    main_metric = "f1a"
     options = ("No", "Yes")
     labels: Mapping[str, int] = {"0": 0, "1": 1}
 

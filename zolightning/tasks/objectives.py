@@ -19,13 +19,16 @@ Objective = Literal["classification", "lm", "metric"]
 Outcome = dict[str, Any]
 
 
-def metric_to_maximise(objective: Objective, metrics: MetricCollection, name: str | None) -> MetricCollection | None:
+def metric_to_maximise(
+    objective: Objective, metrics: MetricCollection, main: str, name: str | None
+) -> MetricCollection | None:
     """Return the metric that training maximises, alone, or None if the objective is another.
 
     Args:
         objective: The task's.
         metrics: The task's.
-        name: Of one of them, or None for the first.
+        main: Of the one that is taken unless another is named.
+        name: Of one of them, or None.
 
     Raises:
         ConfigurationError: If there is none of that name, or a name is given that the objective has no use for.
@@ -35,7 +38,7 @@ def metric_to_maximise(objective: Objective, metrics: MetricCollection, name: st
             raise ConfigurationError(f"metric={name} is for objective: metric, but objective is {objective}")
         return None
     named = {str(known): metric for known, metric in metrics.items()}
-    chosen = next(iter(named)) if name is None else name
+    chosen = main if name is None else name
     check_choice("metric", chosen, tuple(named))
     return MetricCollection({chosen: named[chosen]})
 

@@ -29,6 +29,7 @@ class ReCoRD(Task):
     source = Source(hub="aps/super_glue", config="record", train_file="train.jsonl", validation_file="val.jsonl")
     fields = ("passage", "query", "entities", "answers")
     shown = ("passage",)
+    main_metric = "f1"
     options = ()
     default_objective: Objective = "lm"
 

@@ -15,6 +15,7 @@ class WiC(Task):
     fields = ("word", "sentence1", "sentence2", "label")
     options = ("No", "Yes")
     # The hub has the labels as numbers, the official files as truth values.
+    context = "sentence1"
     labels: Mapping[str, int] = {"false": 0, "true": 1, "0": 0, "1": 1}
 
     def prompt(self, fields: Mapping[str, object]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -25,6 +26,7 @@ class Wording(ABC):
         labels: The number of the right option for each label.
         shown: The fields that the plain prompt is made of; none stands for all but the label.
         cloze_options: The words that may fill the blank of ``cloze``, a token each; RoBERTa's begin with a space.
+        context: The field that a null prompt does without; empty stands for the first of ``fields``.
         prompt_style: Which of the two prompts is used.
         fills_blanks: Whether the model is a masked one, and ``cloze`` is used.
     """
@@ -35,6 +37,7 @@ class Wording(ABC):
     labels: Mapping[str, int]
     shown: tuple[str, ...] = ()
     cloze_options: tuple[str, ...] = ()
+    context: str = ""
     prompt_style: PromptStyle = "aligned"
     fills_blanks: bool = False
 
@@ -133,3 +136,8 @@ class Wording(ABC):
             text = self.prompt(fields) if aligned else self.plain(fields)
             options = tuple(self.option_texts(fields))
         return Question(text, options, self.answer(record), record.origin, fields)
+
+    def null_question(self, record: Record) -> Question:
+        """The options of a record behind a prompt without its context, such as "It was" of SST-2."""
+        empty = Record({**record.fields, self.context or self.fields[0]: ""}, record.origin)
+        return replace(self.question(record), prompt=self.question(empty).prompt.lstrip(), answer=0)
