@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from tests.helpers.transformers_alone import mean_log_likelihood
 from zolightning.models.question import Example
 
 SINGLE = [
@@ -31,9 +32,6 @@ def reference(model: nn.Module, examples: list[Example]) -> Tensor:
     )
     for row, example in enumerate(examples):
         for column, (continuation, start) in enumerate(zip(example.continuations, example.starts, strict=True)):
-            ids = example.prompt + continuation
-            logits = model(input_ids=torch.tensor([ids])).logits[0]
-            first = len(example.prompt) + start
-            terms = [logits[at - 1].log_softmax(-1)[ids[at]] for at in range(first, len(ids))]
-            scores[row, column] = torch.stack(terms).mean()
+            ids, first = example.prompt + continuation, len(example.prompt) + start
+            scores[row, column] = mean_log_likelihood(model, ids, first)
     return scores

@@ -1,0 +1,83 @@
+"""Scores of every task's real rows against a slow reference that starts from their text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from tests.helpers.families import tiny
+from tests.helpers.transformers_alone import option_scores_alone
+from zolightning.models.batch import OptionBatch
+from zolightning.tasks import CB, COPA, PIQA, RTE, SST2, WSC, BoolQ, Task, WiC, WinoGrande
+
+FOLDERS: dict[type[Task], str] = {
+    SST2: "SST-2",
+    RTE: "RTE",
+    CB: "CB",
+    BoolQ: "BoolQ",
+    WiC: "WiC",
+    WSC: "WSC",
+    COPA: "COPA",
+    WinoGrande: "WinoGrande",
+    PIQA: "PIQA",
+}
+# Their options are sentences, which have something to share.
+LONG_OPTIONS = (COPA, WinoGrande, PIQA)
+ROWS = 12
+# Half of BoolQ's prompts are longer, and lose their left end.
+LENGTH = 192
+# Absolute and relative. Both compute in single precision but add in another order: scores of about -10 were up to 1e-5
+# apart.
+TOLERANCE = 1e-5
+
+
+@pytest.fixture(scope="module")
+def tokenizer(stories: Path) -> Any:
+    return AutoTokenizer.from_pretrained(stories)
+
+
+@pytest.fixture(scope="module", params=["stories", "opt"])
+def model(request: pytest.FixtureRequest, stories: Path, tokenizer: Any) -> nn.Module:
+    if request.param == "opt":
+        return tiny("opt", torch.float32, vocab_size=len(tokenizer), max_position_embeddings=LENGTH)
+    found: nn.Module = AutoModelForCausalLM.from_pretrained(stories)
+    return found.eval()
+
+
+@pytest.mark.parametrize("kind", FOLDERS, ids=lambda kind: kind.__name__)
+def test_scores_are_those_of_one_option_at_a_time(
+    kind: type[Task], model: nn.Module, tokenizer: Any, shared_data: Path
+) -> None:
+    task = kind(data_dir=str(shared_data / FOLDERS[kind]), num_train=1, num_dev=1, num_test=ROWS, eval_batch_size=5)
+    task.connect(tokenizer, LENGTH, seed=0)
+    apart = list(task.predict_dataloader())
+    task.adapt(model)
+    shared = list(task.predict_dataloader())
+    expected = torch.stack(
+        [
+            option_scores_alone(model, tokenizer, task.prompt(fields), task.option_texts(fields), LENGTH)
+            for fields in (record.fields for record in task.splits.test)
+        ]
+    )
+    assert expected.shape[0] == ROWS
+    assert [batch.num_examples for batch in apart] == [batch.num_examples for batch in shared] == [5, 5, 2]
+    assert (tokens_of(shared) < tokens_of(apart)) == (kind in LONG_OPTIONS)
+    for batches in (apart, shared):
+        check(task, model, batches, expected)
+        for size in (1, 2):
+            check(task, model, [piece for batch in batches for piece in batch.split(size)], expected)
+
+
+def tokens_of(batches: list[OptionBatch]) -> int:
+    return sum(batch.num_tokens for batch in batches)
+
+
+def check(task: Task, model: nn.Module, batches: list[OptionBatch], expected: Tensor) -> None:
+    with torch.no_grad():
+        scores = torch.cat([task.scores(model, batch) for batch in batches])
+    torch.testing.assert_close(scores, expected, rtol=TOLERANCE, atol=TOLERANCE)
