@@ -22,7 +22,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from inspect import isabstract
+from inspect import isabstract, signature
 from pathlib import Path
 
 import torch
@@ -37,7 +37,7 @@ from bench.candidates import Candidates, scores_of
 from zolightning import tasks
 from zolightning.evaluation import evaluate
 from zolightning.models.loading import load_model, load_tokenizer, max_positions
-from zolightning.tasks import JsonlTask, Task
+from zolightning.tasks import Task
 from zolightning.tasks.loader import EvaluationLoader
 
 _FIRST, _LAST = "one candidate at a time", "ours"
@@ -73,10 +73,17 @@ class Way:
 
 
 def kinds() -> dict[str, type[Task]]:
-    """Return the tasks that need nothing but their files, by name."""
+    """Return the tasks by name that need nothing but their files and whose metrics include the accuracy."""
     found = {name: getattr(tasks, name) for name in tasks.__all__}
-    chosen = {name: kind for name, kind in found.items() if issubclass(kind, Task) and not isabstract(kind)}
-    return {name: kind for name, kind in chosen.items() if kind is not JsonlTask}
+    return {
+        name: kind
+        for name, kind in found.items()
+        if issubclass(kind, Task) and not isabstract(kind) and _needs_nothing(kind) and "accuracy" in kind().metrics()
+    }
+
+
+def _needs_nothing(kind: type[Task]) -> bool:
+    return all(argument.default is not argument.empty for argument in signature(kind).parameters.values())
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
