@@ -30,7 +30,9 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "gptj": GPT_SIZES | {"rotary_dim": 4},
     "gpt_neox": SIZES,
     "phi": SIZES,
+    "qwen2": SIZES,
     "qwen3": SIZES,
+    "gemma": SIZES,
     "gemma2": SIZES | {"sliding_window": 4, "final_logit_softcapping": 0.5, "query_pre_attn_scalar": 4},
     "gemma3_text": SIZES | {"sliding_window": 4, "final_logit_softcapping": 0.5, "query_pre_attn_scalar": 4},
 }
@@ -75,7 +77,7 @@ PROBED = (
 def tiny(family: str, dtype: torch.dtype = torch.float64, **settings: Any) -> nn.Module:
     """Return a model in evaluation mode, with random weights from a fixed seed; `settings` are its configuration's."""
     torch.manual_seed(0)
-    config = AutoConfig.for_model(family, **(FAMILIES.get(family, {}) | settings))
+    config = AutoConfig.for_model(family, **(FAMILIES.get(family, SIZES) | settings))
     model: nn.Module = cast("Any", AutoModelForCausalLM).from_config(config)
     model = model.to(dtype).eval()
     with torch.no_grad():

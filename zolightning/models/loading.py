@@ -112,7 +112,7 @@ def load_model(backbone: str, dtype: Dtype, attention: Attention) -> PreTrainedM
             resolve(backbone), dtype=getattr(torch, dtype), attn_implementation=attention, output_loading_info=True
         )
     except (OSError, ValueError, ImportError) as error:
-        raise ConfigurationError(f"backbone: cannot load {backbone}: {error}") from error
+        raise ConfigurationError(f"backbone: cannot load {backbone} with attention: {attention}: {error}") from error
     model: PreTrainedModel = loaded[0]
     if missing := sorted(loaded[1]["missing_keys"]):
         raise ConfigurationError(
