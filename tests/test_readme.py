@@ -100,7 +100,7 @@ def test_the_strategy_of_contributing_runs_from_yaml(tmp_path: Path) -> None:
 def test_readme_lists_every_strategy_and_task() -> None:
     from zolightning import strategies, tasks
 
-    bases = {"Strategy", "FirstOrder", "ZerothOrder", "Task", "Source"}
+    bases = {"Strategy", "FirstOrder", "ZerothOrder", "Task", "GenerationTask", "Source"}
     for name in {*strategies.__all__, *tasks.__all__} - bases:
         assert f"`{name}`" in README, name
 
