@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -21,7 +21,7 @@ from zolightning.checks import check_objective_fits, check_trainer
 from zolightning.closures import BatchLoss
 from zolightning.divergence import logs_now, stop_if_diverged
 from zolightning.errors import ConfigurationError
-from zolightning.evaluation import Evaluation, evaluate
+from zolightning.evaluation import Evaluation
 from zolightning.models import loading
 from zolightning.models.adapters import Adapter
 from zolightning.models.loading import Attention, Dtype
@@ -54,6 +54,8 @@ class FineTuner(LightningModule):
         layers: with the schemes full and bias_only, the only transformer blocks that train, by number from 0; null for
             the whole model.
         attention: the attention implementation.
+        bos: the token that begins every text; null for the tokenizer's own. OPT's is `</s>`, with which it was trained;
+            MeZO's code takes `<s>`.
         micro_batch_size: examples a forward, for batches that do not fit in memory; null for the whole batch.
         lr_scheduler: a learning rate scheduler of torch by class name, stepped each step; null for a constant rate.
         seed: determines the directions and the order of batches; null takes the run's `seed_everything`.
@@ -80,6 +82,7 @@ class FineTuner(LightningModule):
         scheme: SchemeName | Adapter = "full",
         layers: list[int] | None = None,
         attention: Attention = "sdpa",
+        bos: str | None = None,
         micro_batch_size: int | None = None,
         lr_scheduler: Callable[[Optimizer], LRScheduler] | None = None,
         seed: int | None = None,
@@ -95,6 +98,7 @@ class FineTuner(LightningModule):
         self.strategy_settings = resume.strategy_settings(strategy)
         self.dtype_name: Dtype = dtype
         self.attention: Attention = attention
+        self.bos = bos
         self.micro_batch_size = micro_batch_size
         self.lr_scheduler = lr_scheduler
         self.seed = seed
@@ -169,7 +173,7 @@ class FineTuner(LightningModule):
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """Load the backbone's tokenizer."""
-        return loading.load_tokenizer(self.backbone)
+        return loading.load_tokenizer(self.backbone, self.bos)
 
     # Training
 
@@ -251,10 +255,6 @@ class FineTuner(LightningModule):
     def predict_step(self, batch: OptionBatch, batch_idx: int) -> list[dict[str, Any]]:
         """Return what there is to tell of each example of a batch."""
         return self.task.predictions(self.network, batch)
-
-    def evaluate(self, loader: Iterable[OptionBatch]) -> dict[str, float]:
-        """Return the loss and the task's metrics over a loader, outside of any Trainer's loop."""
-        return evaluate(self.task, self.network, loader, self.device)
 
     @property
     def validation_metrics(self) -> tuple[str, ...]:

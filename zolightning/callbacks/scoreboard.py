@@ -14,6 +14,7 @@ from rich.table import Table
 from typing_extensions import override
 
 from zolightning.callbacks.memory import MemoryProfiler
+from zolightning.evaluation import evaluate
 from zolightning.finetuner import FineTuner
 from zolightning.runs import run_folder
 
@@ -71,7 +72,7 @@ class Scoreboard(Callback):
         return {
             f"{split} {name}": value
             for split, loader in loaders.items()
-            for name, value in module.evaluate(loader).items()
+            for name, value in evaluate(module.task, module.network, loader, module.device).items()
         }
 
     @rank_zero_only

@@ -81,11 +81,15 @@ def _is_one_of(config: PretrainedConfig, kind: Literal["CAUSAL", "MASKED"]) -> b
     return config.model_type in known
 
 
-def load_tokenizer(backbone: str) -> PreTrainedTokenizerBase:
+def load_tokenizer(backbone: str, bos: str | None = None) -> PreTrainedTokenizerBase:
     """Load a backbone's tokenizer.
 
+    Args:
+        backbone: hub id, folder, or `sample`.
+        bos: the token that begins every text; None for the tokenizer's own, if it has one.
+
     Raises:
-        ConfigurationError: if it cannot be had.
+        ConfigurationError: if it cannot be had, or has no such token.
     """
     from transformers import AutoTokenizer
 
@@ -93,7 +97,24 @@ def load_tokenizer(backbone: str) -> PreTrainedTokenizerBase:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(resolve(backbone))
     except (OSError, ValueError) as error:
         raise ConfigurationError(f"backbone: cannot load the tokenizer of {backbone}: {error}") from error
+    if bos is not None:
+        _begin_with(bos, tokenizer)
     return tokenizer
+
+
+def _begin_with(bos: str, tokenizer: PreTrainedTokenizerBase) -> None:
+    from tokenizers.processors import TemplateProcessing
+
+    fast: Any = tokenizer
+    number = tokenizer.get_vocab().get(bos)
+    if number is None:
+        raise ConfigurationError(f"bos: the tokenizer has no token {bos!r}: name one of its vocabulary, or null")
+    if tokenizer.cls_token is not None:
+        raise ConfigurationError(
+            f"bos: a masked language model's texts begin with {tokenizer.cls_token}: set it to null"
+        )
+    fast.bos_token = bos
+    fast.backend_tokenizer.post_processor = TemplateProcessing(single=f"{bos} $A", special_tokens=[(bos, number)])
 
 
 def load_model(backbone: str, dtype: Dtype, attention: Attention) -> PreTrainedModel:
