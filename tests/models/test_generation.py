@@ -11,6 +11,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from tests.helpers.families import tiny
+from tests.helpers.schemes import scatter, under
 from zolightning.errors import ConfigurationError
 from zolightning.models.generation import generate
 from zolightning.sample import MODEL
@@ -65,3 +66,14 @@ def test_a_stop_string_ends_a_text(stories: Path) -> None:
 def test_what_cannot_generate(tokenizer: PreTrainedTokenizerBase) -> None:
     with pytest.raises(ConfigurationError, match="Linear cannot generate text"):
         generate(nn.Linear(2, 2), tokenizer, [[1]], "\n", 2, CPU)
+
+
+@pytest.mark.parametrize("scheme", ["lora", "prefix", "prompt", "head"])
+def test_texts_under_a_scheme(scheme: str, tokenizer: PreTrainedTokenizerBase) -> None:
+    model = under(scheme, "mistral", torch.float64, sliding_window=None)
+    scatter(model)
+    rows = [[number % 61 for number in ids[:8]] for ids in tokenizer(PROMPTS)["input_ids"]]
+    together = generate(model, tokenizer, rows, "\n", 6, CPU)
+    for row, text in zip(rows, together, strict=True):
+        written = greedy(model, row, 6, tokenizer.eos_token_id)
+        assert text == str(tokenizer.decode(written, skip_special_tokens=True)).split("\n", 1)[0].strip()

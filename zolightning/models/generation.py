@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from zolightning.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 
 @torch.no_grad()
@@ -39,24 +39,54 @@ def generate(
         ConfigurationError: if the model cannot generate.
     """
     from peft import PeftModel
-    from transformers import GenerationConfig, GenerationMixin, StoppingCriteriaList
+    from transformers import GenerationConfig, GenerationMixin
 
     if not isinstance(model, GenerationMixin | PeftModel):
         raise ConfigurationError(f"{type(model).__name__} cannot generate text: take a task with options")
-    longest = max(map(len, prompts))
     end = tokenizer.eos_token_id
     padding = end if tokenizer.pad_token_id is None else tokenizer.pad_token_id
-    padding = 0 if padding is None else padding
-    ids = [[padding] * (longest - len(prompt)) + list(prompt) for prompt in prompts]
-    mask = [[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts]
     # Whole: what the model's own lacks or has of sampling must not matter.
     settings = cast("Any", GenerationConfig)(
         max_new_tokens=max_new_tokens,
         do_sample=False,
         num_beams=1,
         eos_token_id=end,
-        pad_token_id=padding,
+        pad_token_id=0 if padding is None else padding,
     )
+    texts = [""] * len(prompts)
+    for numbers in _together(model, prompts):
+        written = _written(model, [prompts[number] for number in numbers], settings, tokenizer, stop, device)
+        for number, text in zip(numbers, written, strict=True):
+            texts[number] = text.split(stop, 1)[0].strip()
+    return texts
+
+
+def _together(model: nn.Module, prompts: Sequence[Sequence[int]]) -> list[list[int]]:
+    """Which prompts are written to at once: all, or, where padding would come between, those of one length."""
+    from peft import PeftModel
+
+    # Virtual tokens are put before the padding, at positions that the text's ones do not follow.
+    if not (isinstance(model, PeftModel) and model.active_peft_config.is_prompt_learning):
+        return [list(range(len(prompts)))]
+    alike: dict[int, list[int]] = {}
+    for number, prompt in enumerate(prompts):
+        alike.setdefault(len(prompt), []).append(number)
+    return list(alike.values())
+
+
+def _written(
+    model: nn.Module,
+    prompts: Sequence[Sequence[int]],
+    settings: GenerationConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    stop: str,
+    device: torch.device,
+) -> list[str]:
+    from transformers import StoppingCriteriaList
+
+    longest = max(map(len, prompts))
+    ids = [[settings.pad_token_id] * (longest - len(prompt)) + list(prompt) for prompt in prompts]
+    mask = [[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts]
 
     def stopped(ids: Tensor, _scores: Tensor) -> Tensor:
         texts = tokenizer.batch_decode(ids[:, longest:])
@@ -69,5 +99,4 @@ def generate(
         # The library's own, by stop_strings, does not know every kind of tokenizer.
         stopping_criteria=StoppingCriteriaList([cast("Any", stopped)]),
     )
-    texts: list[str] = tokenizer.batch_decode(written[:, longest:], skip_special_tokens=True)
-    return [text.split(stop, 1)[0].strip() for text in texts]
+    return tokenizer.batch_decode(written[:, longest:], skip_special_tokens=True)
