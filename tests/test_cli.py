@@ -183,7 +183,7 @@ BAD: list[tuple[list[str], str]] = [
     (["--model.backbone=./nowhere"], "there is no folder ./nowhere"),
     (["--model.backbone=empty"], "no config.json"),
     (["--model.backbone=weightless"], "no weights"),
-    (["--model.backbone=masked"], "not a causal language model"),
+    (["--model.backbone=classifier"], "is BertForSequenceClassification, neither a causal language model"),
     (["--data.num_train=100000"], "num_train"),
     (["--ckpt_path=last"], "no run under"),
     (["--ckpt_path=missing.ckpt"], "there is no missing.ckpt"),
@@ -226,8 +226,8 @@ def bad_backbones(folder: Path) -> None:
 
     (folder / "empty").mkdir()
     LlamaConfig(architectures=["LlamaForCausalLM"]).save_pretrained(folder / "weightless")
-    BertConfig(architectures=["BertForMaskedLM"]).save_pretrained(folder / "masked")
-    (folder / "masked" / "model.safetensors").touch()
+    BertConfig(architectures=["BertForSequenceClassification"]).save_pretrained(folder / "classifier")
+    (folder / "classifier" / "model.safetensors").touch()
     shutil.copytree(MODEL, folder / "holey")
     state = load_file(MODEL / "model.safetensors")
     del state["model.layers.0.self_attn.q_proj.weight"]

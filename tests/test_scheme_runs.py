@@ -112,9 +112,9 @@ def test_prompts_leave_room_for_virtual_tokens(monkeypatch: pytest.MonkeyPatch) 
     limits: list[int | None] = []
     connect = SampleReviews.connect
 
-    def watched(task: SampleReviews, tokenizer: Any, max_positions: int | None, *, seed: int) -> None:
+    def watched(task: SampleReviews, tokenizer: Any, max_positions: int | None, *, seed: int, cloze: bool) -> None:
         limits.append(max_positions)
-        connect(task, tokenizer, max_positions, seed=seed)
+        connect(task, tokenizer, max_positions, seed=seed, cloze=cloze)
 
     monkeypatch.setattr(SampleReviews, "connect", watched)
     task = SampleReviews(batch_size=8, num_train=16, num_dev=8, num_test=8)
