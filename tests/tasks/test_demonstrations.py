@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -42,13 +44,19 @@ def test_as_many_as_fit(words: PreTrainedTokenizerFast, sizes: list[int], asked:
         assert encode([more], words, 10_000)[0].length + number + 2 > limit
 
 
-def test_a_task_s_demonstrations_are_not_trained_on(folder: object, words: PreTrainedTokenizerFast) -> None:
-    task = connected(folder, words, shots=2)  # type: ignore[arg-type]
+def test_a_task_s_demonstrations_are_not_trained_on(folder: Path, words: PreTrainedTokenizerFast) -> None:
+    task = connected(folder, words, shots=2)
     shown = [solved(task.question(record)) for record in task.splits.train[:-3:-1]]
     for split in ("train", "dev", "test"):
         for example in task.prepared.examples[split]:
             assert example.question is not None
             assert example.question.prompt.startswith("\n\n".join(shown))
     assert len(task.prepared.examples["train"]) == 18
-    with pytest.raises(ConfigurationError, match="shots must be from 0 to num_train=20, got 21"):
-        small(folder, shots=21)  # type: ignore[arg-type]
+    with pytest.raises(ConfigurationError, match="shots must be at least 0, got -1"):
+        small(folder, shots=-1)
+    with pytest.raises(ConfigurationError, match="shots=21 are more than the 20 training examples"):
+        connected(folder, words, shots=21)
+    task = connected(folder, words, shots=20)
+    assert len(task.test_dataloader()) == 1
+    with pytest.raises(ConfigurationError, match="shots=20 leave no example to train on"):
+        task.few()

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from tests.helpers.families import tiny
 from tests.helpers.transformers_alone import option_scores_alone
 from zolightning.models.batch import OptionBatch
-from zolightning.tasks import CB, COPA, PIQA, RTE, SST2, WSC, BoolQ, Task, WiC, WinoGrande
+from zolightning.tasks import CB, COPA, PIQA, RTE, SST2, WSC, AQuA, BoolQ, MultiRC, Task, WiC, WinoGrande
 
 FOLDERS: dict[type[Task], str] = {
     SST2: "SST-2",
@@ -25,6 +25,8 @@ FOLDERS: dict[type[Task], str] = {
     COPA: "COPA",
     WinoGrande: "WinoGrande",
     PIQA: "PIQA",
+    MultiRC: "MultiRC",
+    AQuA: "AQuA",
 }
 # Their options are sentences, which have something to share.
 LONG_OPTIONS = (COPA, WinoGrande, PIQA)

@@ -115,8 +115,8 @@ class Task(Scored, LightningDataModule):
         self.prompt_style = prompt
         self.objective: Objective = self.default_objective if objective is None else objective
         check_choice("objective", self.objective, self.objectives)
-        if not 0 <= shots <= self.plan.sizes.train:
-            raise ConfigurationError(f"shots must be from 0 to num_train={self.plan.sizes.train:,}, got {shots:,}")
+        if shots < 0:
+            raise ConfigurationError(f"shots must be at least 0, got {shots}")
         check_choice("calibration", calibration, self.calibrations)
         self.shots = shots
         self.calibration: Calibration = calibration
@@ -202,6 +202,10 @@ class Task(Scored, LightningDataModule):
         limit -= self.reserved
         self.fills_blanks = cloze
         questions = self._questions()
+        if self.shots > len(questions["train"]):
+            raise ConfigurationError(
+                f"shots={self.shots:,} are more than the {len(questions['train']):,} training examples"
+            )
         shown = [questions["train"].pop() for _ in range(self.shots)]
         packed = {name: with_demonstrations(asked, shown, tokenizer, limit) for name, asked in questions.items()}
         self._prepared = prepare_splits(packed, tokenizer, limit, known=self._prepared, cloze=cloze)
@@ -255,6 +259,10 @@ class Task(Scored, LightningDataModule):
 
     def _train_examples(self) -> Sequence[Example]:
         examples = self.prepared.examples["train"]
+        if not examples:
+            raise ConfigurationError(
+                f"shots={self.shots:,} leave no example to train on: raise num_train, or set fewer"
+            )
         return [example.right for example in examples] if self.objective == "lm" else examples
 
     def _evaluation_loader(self, split: str, longest_first: bool) -> EvaluationLoader:
