@@ -285,7 +285,7 @@ class FineTuner(LightningModule):
         Raises:
             ConfigurationError: if the checkpoint is not a FineTuner's, or of another scheme or strategy.
         """
-        saved = resume.record_of(checkpoint, str(self.scheme))
+        saved = resume.record_of(checkpoint, str(self.scheme), self.backbone)
         if self.trainer.state.fn != TrainerFn.FITTING:
             return
         strategy, steps = resume.name_of(self.strategy), checkpoint["global_step"]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from zolightning.errors import ConfigurationError
 from zolightning.strategies.base import Strategy
@@ -53,8 +53,15 @@ def settings_of(module: FineTuner) -> dict[str, object]:
     task = module.task
     data: dict[str, object] = {"batch_size": task.batch_size, "objective": task.objective, "options": task.options}
     data |= vars(task.plan.sizes) | {"data_seed": task.plan.seed, "k_shot": task.plan.k_shot}
-    data |= {"prompt": task.prompt_style, "shots": task.shots, "max_length": task.max_length, "place": task.place()}
-    return module.strategy_settings | _flat("data.", data)
+    data |= {
+        "prompt": task.prompt_style,
+        "shots": task.shots,
+        "metric": task.metric,
+        "calibration": task.calibration,
+        "max_length": task.max_length,
+        "place": task.place(),
+    }
+    return module.strategy_settings | {"backbone": module.backbone, "bos": module.bos} | _flat("data.", data)
 
 
 def strategy_settings(strategy: Strategy) -> dict[str, object]:
@@ -98,8 +105,8 @@ def load_best(module: FineTuner) -> None:
         module.load_state_dict(state, strict=module.strict_loading)
 
 
-def record_of(checkpoint: dict[str, Any], scheme: str) -> dict[str, Any]:
-    """Return what a FineTuner noted in a checkpoint.
+def record_of(checkpoint: dict[str, Any], scheme: str, backbone: str) -> dict[str, Any]:
+    """Return what a FineTuner noted in a checkpoint, and warn if its backbone had another name.
 
     Raises:
         ConfigurationError: if the checkpoint is not a FineTuner's, or of another scheme: its weights would not fit.
@@ -111,6 +118,9 @@ def record_of(checkpoint: dict[str, Any], scheme: str) -> dict[str, Any]:
         raise ConfigurationError(
             f"ckpt_path: the checkpoint has model.scheme={saved['scheme']}, this run {scheme}: set the former"
         )
+    began = saved.get("settings", {}).get("backbone", backbone)
+    if began != backbone:
+        rank_zero_warn(f"ckpt_path: the checkpoint is of model.backbone={began}, and this run has {backbone}")
     return saved
 
 

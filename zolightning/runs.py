@@ -33,6 +33,11 @@ def resolve_checkpoint(name: str, root: Path) -> Path:
         path = Path(name).expanduser()
         if not path.exists():
             raise ConfigurationError(f"ckpt_path: there is no {path}; give a file, or one of {', '.join(KEYWORDS)}")
+        if not path.is_file() or path.suffix != ".ckpt":
+            raise ConfigurationError(
+                f"ckpt_path: {path} is no checkpoint; give a .ckpt file of a run's checkpoints/ folder, or one of "
+                f"{', '.join(KEYWORDS)}"
+            )
         return path
     runs = [path.parent for path in root.glob("version_*/config.yaml")]
     if not runs:

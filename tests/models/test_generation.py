@@ -63,6 +63,16 @@ def test_a_stop_string_ends_a_text(stories: Path) -> None:
     assert whole[1].startswith(cut[1])
 
 
+def test_what_a_model_comes_with_changes_nothing(stories: Path) -> None:
+    model: Any = AutoModelForCausalLM.from_pretrained(stories)
+    tokenizer = AutoTokenizer.from_pretrained(stories)
+    rows = tokenizer(["Once upon a time"])["input_ids"]
+    plain = generate(model, tokenizer, rows, "\n\n\n", 20, CPU)
+    model.generation_config.repetition_penalty = 3.0
+    assert generate(model, tokenizer, rows, "\n\n\n", 20, CPU) == plain
+    assert model.generation_config.repetition_penalty == 3.0
+
+
 def test_what_cannot_generate(tokenizer: PreTrainedTokenizerBase) -> None:
     with pytest.raises(ConfigurationError, match="Linear cannot generate text"):
         generate(nn.Linear(2, 2), tokenizer, [[1]], "\n", 2, CPU)

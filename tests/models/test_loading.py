@@ -21,6 +21,8 @@ from zolightning.models.loading import load_tokenizer, max_positions
         ("llama", {"max_position_embeddings": 77}, 77),
         ("gpt2", {"n_positions": 77}, 77),
         ("bloom", {}, None),
+        ("bert", {"max_position_embeddings": 77}, 77),
+        ("roberta", {"max_position_embeddings": 77, "pad_token_id": 1, "architectures": ["RobertaForMaskedLM"]}, 75),
     ],
 )
 def test_the_most_tokens_that_a_model_reads(family: str, settings: dict[str, Any], expected: int | None) -> None:

@@ -13,7 +13,7 @@ from tests.tasks.test_base import connected, folder, small
 from zolightning.errors import ConfigurationError
 from zolightning.models.question import Question
 from zolightning.tasks.cloze import MASK
-from zolightning.tasks.demonstrations import solved, with_demonstrations
+from zolightning.tasks.demonstrations import how_many_fit, solved, with_demonstrations
 from zolightning.tasks.encoding import encode
 
 __all__ = ("folder",)
@@ -33,7 +33,8 @@ def test_solved() -> None:
 @given(sizes=st.lists(st.integers(1, 9), max_size=5), asked=st.integers(1, 9), limit=st.integers(16, 60))
 def test_as_many_as_fit(words: PreTrainedTokenizerFast, sizes: list[int], asked: int, limit: int) -> None:
     shown = [question("a" * size) for size in sizes]
-    (packed,) = with_demonstrations([question("b" * asked)], shown, words, limit)
+    questions = [question("b" * asked)]
+    (packed,) = with_demonstrations(questions, shown, how_many_fit(questions, shown, words, limit))
     texts = [solved(one) + "\n\n" for one in shown]
     number = next(n for n in range(len(texts), -1, -1) if packed.prompt == "".join(texts[:n]) + "b" * asked)
     (example,) = encode([packed], words, 10_000)
@@ -46,7 +47,10 @@ def test_as_many_as_fit(words: PreTrainedTokenizerFast, sizes: list[int], asked:
 
 def test_a_task_s_demonstrations_are_not_trained_on(folder: Path, words: PreTrainedTokenizerFast) -> None:
     task = connected(folder, words, shots=2)
-    shown = [solved(task.question(record)) for record in task.splits.train[:-3:-1]]
+    trained = [example.question for example in task.prepared.examples["train"]]
+    asked = {question.prompt.split("\n\n")[-1] for question in trained if question is not None}
+    shown = [solved(one) for one in map(task.question, task.splits.train) if one.prompt not in asked]
+    assert len(shown) == 2
     for split in ("train", "dev", "test"):
         for example in task.prepared.examples[split]:
             assert example.question is not None

@@ -98,12 +98,11 @@ def test_scores_of_records_with_options_of_their_own(
 @pytest.mark.parametrize(("kind", "folder"), [(SST2, "SST-2"), (RTE, "RTE")])
 def test_scores_of_a_masked_language_model(kind: type[Task], folder: str, shared_data: Path) -> None:
     model, tokenizer = masked("roberta", torch.float32, vocab_size=300, max_position_embeddings=300), byte_bpe()
-    tokenizer.model_max_length = 290
     options = [" terrible", " great"]
     task = kind(
         data_dir=str(shared_data / folder), num_train=1, num_dev=1, num_test=ROWS, eval_batch_size=5, options=options
     )
-    task.connect(tokenizer, None, seed=0, cloze=True)
+    task.connect(tokenizer, 290, seed=0, cloze=True)
     words = [tokenizer(option, add_special_tokens=False)["input_ids"][0] for option in options]
     batches = list(task.predict_dataloader())
     with torch.no_grad():

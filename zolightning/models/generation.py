@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -45,7 +46,6 @@ def generate(
         raise ConfigurationError(f"{type(model).__name__} cannot generate text: take a task with options")
     end = tokenizer.eos_token_id
     padding = end if tokenizer.pad_token_id is None else tokenizer.pad_token_id
-    # Whole: what the model's own lacks or has of sampling must not matter.
     settings = cast("Any", GenerationConfig)(
         max_new_tokens=max_new_tokens,
         do_sample=False,
@@ -92,11 +92,26 @@ def _written(
         texts = tokenizer.batch_decode(ids[:, longest:])
         return torch.tensor([stop in text for text in texts], device=device)
 
-    written = cast("Any", model).generate(
-        input_ids=torch.tensor(ids, device=device),
-        attention_mask=torch.tensor(mask, device=device),
-        generation_config=settings,
-        # The library's own, by stop_strings, does not know every kind of tokenizer.
-        stopping_criteria=StoppingCriteriaList([cast("Any", stopped)]),
-    )
+    with _neutral(model):
+        written = cast("Any", model).generate(
+            input_ids=torch.tensor(ids, device=device),
+            attention_mask=torch.tensor(mask, device=device),
+            generation_config=settings,
+            # The library's own, by stop_strings, does not know every kind of tokenizer.
+            stopping_criteria=StoppingCriteriaList([cast("Any", stopped)]),
+        )
     return tokenizer.batch_decode(written[:, longest:], skip_special_tokens=True)
+
+
+@contextmanager
+def _neutral(model: nn.Module) -> Iterator[None]:
+    """Keep what a model comes with, such as a penalty for repetition, from changing which token is the likeliest."""
+    from peft import PeftModel
+    from transformers import GenerationConfig
+
+    base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+    own, base.generation_config = base.generation_config, cast("Any", GenerationConfig)()
+    try:
+        yield
+    finally:
+        base.generation_config = own

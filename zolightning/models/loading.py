@@ -35,6 +35,11 @@ def resolve(backbone: str) -> str:
         if folder.is_absolute() or backbone.startswith((".", "~")) or backbone.count("/") > 1:
             raise ConfigurationError(f"backbone: there is no folder {backbone}; give a hub id or an existing folder")
         return backbone
+    if (folder / "adapter_config.json").is_file():
+        raise ConfigurationError(
+            f"backbone: {folder} holds an adapter alone: set backbone to the model that it was trained on, the run's "
+            "scheme, and --ckpt_path to its checkpoint"
+        )
     if not (folder / "config.json").is_file():
         raise ConfigurationError(f"backbone: {folder} holds no config.json, so no Hugging Face model")
     if not any(next(folder.glob(pattern), None) for pattern in _WEIGHT_FILES):
@@ -162,6 +167,11 @@ def max_positions(config: PretrainedConfig) -> int | None:
     # GPT-2 and others of its time have another name for it.
     name = text.attribute_map.get("max_position_embeddings", "max_position_embeddings")
     limit = text.to_dict().get(name)
+    if limit and is_masked(config):
+        # Positions of RoBERTa's kind begin behind the one that stands for padding.
+        tables = [table for table in skeleton(config).modules() if isinstance(table, nn.Embedding)]
+        places = (table.padding_idx for table in tables if table.num_embeddings == limit)
+        limit -= max((place for place in places if place is not None), default=-1) + 1
     return int(limit) if limit else None
 
 

@@ -10,8 +10,10 @@ from collections.abc import Sequence
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = frozenset(string.punctuation)
 
-# Between the spans of an answer that has several.
-SPANS_JOINED_BY = ", "
+# Between the spans of a right answer that has several: in no text, so that a comma within a span is not taken for it.
+BETWEEN_SPANS = "\x1f"
+# Between those of a text that a model writes or is trained on.
+LISTED_BY = ", "
 
 
 def normalised(text: str) -> str:
@@ -50,8 +52,8 @@ def drop_exact_match(text: str, gold: str) -> float:
 def drop_f1(text: str, gold: str) -> float:
     """Return the F1 of spans as sets of tokens, the mean over spans paired as well as they can be (DROP, 1903.00161).
 
-    A pair of which the gold span has numbers, and the other none of them, counts nothing. A gold text of several spans
-    has ", " between them, and the prediction is then read as such a list. Rounded to two digits, as the script does.
+    A pair of which the gold span has numbers, and the other none of them, counts nothing. Where the gold text has
+    several spans, the other is read as a list with commas. Rounded to two digits, as the script does.
 
     Example::
 
@@ -64,8 +66,8 @@ def drop_f1(text: str, gold: str) -> float:
 
 
 def _spans(text: str, gold: str) -> tuple[list[str], list[str]]:
-    theirs = gold.split(SPANS_JOINED_BY)
-    return (text.split(SPANS_JOINED_BY) if len(theirs) > 1 else [text]), theirs
+    theirs = gold.split(BETWEEN_SPANS)
+    return (text.split(LISTED_BY) if len(theirs) > 1 else [text]), theirs
 
 
 def _drop_normalised(text: str) -> str:
@@ -98,9 +100,10 @@ def _set_f1(tokens: frozenset[str], gold: frozenset[str]) -> float:
 
 def _best_pairing(gains: Sequence[Sequence[float]]) -> float:
     """The largest sum of entries of which no two share a row or a column."""
-    # By the set of rows in use, a bit each, after each column.
+    columns = list(zip(*gains, strict=True))
+    # Of the rows, which are the fewer, by the set of those in use, a bit each, after each column.
     best = {0: 0.0}
-    for column in zip(*gains, strict=True):
+    for column in columns if len(gains) <= len(columns) else gains:
         for used, total in list(best.items()):
             for row, gain in enumerate(column):
                 if not used >> row & 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from zolightning.errors import ConfigurationError, check_choice
 from zolightning.models.batch import OptionBatch, collate
 from zolightning.models.question import Example, Question
 from zolightning.models.sharing import PromptSharing
-from zolightning.tasks.demonstrations import with_demonstrations
+from zolightning.tasks.demonstrations import how_many_fit, with_demonstrations
 from zolightning.tasks.loader import EvaluationLoader, LengthGroupedBatches, ResumableLoader
 from zolightning.tasks.objectives import (
     Objective,
@@ -58,8 +59,8 @@ class Task(Scored, LightningDataModule):
             the log-likelihood of the right option's tokens, the mean over tokens. ``metric``: minus a metric of the
             batch, for strategies that probe; of micro-batches it is the mean of theirs. Default: the task's own.
         metric: With ``objective: metric``, which of the task's metrics to maximise. Default: its main one.
-        shots: Solved examples in front of every prompt, as many of them as fit; they are the last of the training
-            examples, which they no longer belong to.
+        shots: Solved examples in front of every prompt, as many of them as fit, drawn from the training examples, which
+            they no longer belong to.
         calibration: What dev and test options are compared by. ``none``: length-normalised log-likelihood. ``sfc``: how
             much likelier the prompt makes them than one without the record's context (arXiv 2104.08315).
         max_length: The most tokens of a prompt with its longest option. Longer prompts lose their left end.
@@ -73,6 +74,7 @@ class Task(Scored, LightningDataModule):
     default_objective: Objective = "classification"
     objectives: ClassVar[tuple[Objective, ...]] = get_args(Objective)
     calibrations: ClassVar[tuple[Calibration, ...]] = get_args(Calibration)
+    labelled: ClassVar[bool] = True
     default_sizes: ClassVar[SplitSizes] = SplitSizes(1000, 500, 1000)
 
     def __init__(
@@ -104,10 +106,11 @@ class Task(Scored, LightningDataModule):
             raise ConfigurationError(
                 f"max_length must be at least 2 (a prompt token and an option's), got {max_length}"
             )
+        if k_shot is not None and not self.labelled:
+            raise ConfigurationError(f"k_shot counts examples of each label, and {type(self).__name__} has no labels")
         if k_shot is not None and (num_train is not None or num_dev is not None):
             raise ConfigurationError(
-                f"k_shot stands instead of num_train and num_dev, got k_shot={k_shot}, num_train={num_train} and "
-                f"num_dev={num_dev}"
+                f"k_shot={k_shot} stands instead of num_train={num_train} and num_dev={num_dev}: set these to null"
             )
         self.plan = SplitPlan(self.default_sizes.but(num_train, num_dev, num_test), k_shot, data_seed)
         self.data_dir = None if data_dir is None else Path(data_dir).expanduser()
@@ -119,6 +122,7 @@ class Task(Scored, LightningDataModule):
             raise ConfigurationError(f"shots must be at least 0, got {shots}")
         check_choice("calibration", calibration, self.calibrations)
         self.shots = shots
+        self.metric = metric
         self.calibration: Calibration = calibration
         self.max_length = max_length
         if options is not None:
@@ -196,18 +200,24 @@ class Task(Scored, LightningDataModule):
         self.setup()
         self.order_seed = seed
         limit = self.max_length if max_positions is None else min(self.max_length, max_positions)
-        if cloze:
-            # Their configurations count positions that are none of a token's.
-            limit = min(limit, tokenizer.model_max_length)
         limit -= self.reserved
+        if limit < 2:
+            raise ConfigurationError(
+                f"of {limit + self.reserved:,} tokens (max_length, or the model's positions) an answer takes "
+                f"{self.reserved:,}, which leaves no room for a prompt"
+            )
         self.fills_blanks = cloze
         questions = self._questions()
-        if self.shots > len(questions["train"]):
-            raise ConfigurationError(
-                f"shots={self.shots:,} are more than the {len(questions['train']):,} training examples"
-            )
-        shown = [questions["train"].pop() for _ in range(self.shots)]
-        packed = {name: with_demonstrations(asked, shown, tokenizer, limit) for name, asked in questions.items()}
+        known = len(questions["train"])
+        if self.shots > known:
+            raise ConfigurationError(f"shots={self.shots:,} are more than the {known:,} training examples: set fewer")
+        drawn = set(random.Random(self.plan.seed).sample(range(known), self.shots))
+        shown = [question for number, question in enumerate(questions["train"]) if number in drawn]
+        questions["train"] = [question for number, question in enumerate(questions["train"]) if number not in drawn]
+        numbers = {name: how_many_fit(asked, shown, tokenizer, limit) for name, asked in questions.items()}
+        # What a null prompt lacks is the record's context alone.
+        numbers |= {name: numbers[name.removeprefix(_NULL)] for name in numbers}
+        packed = {name: with_demonstrations(asked, shown, numbers[name]) for name, asked in questions.items()}
         self._prepared = prepare_splits(packed, tokenizer, limit, known=self._prepared, cloze=cloze)
 
     def adapt(self, model: nn.Module) -> None:

@@ -28,13 +28,13 @@ def solved(question: Question) -> str:
     return question.prompt.replace(MASK, right.strip()) if MASK in question.prompt else question.prompt + right
 
 
-def with_demonstrations(
+def how_many_fit(
     questions: Sequence[Question],
     demonstrations: Sequence[Question],
     tokenizer: PreTrainedTokenizerBase,
     max_length: int,
-) -> list[Question]:
-    """Put as many of the demonstrations in front of each question as fit, the first first.
+) -> list[int]:
+    """Return how many of the demonstrations, the first first, fit in front of each question [questions].
 
     Args:
         questions: What is asked.
@@ -43,17 +43,22 @@ def with_demonstrations(
         max_length: The most tokens of a prompt with its longest option.
     """
     if not demonstrations or not questions:
-        return list(questions)
-    shown = [solved(question) + _BETWEEN for question in demonstrations]
+        return [0] * len(questions)
+    shown = tokenizer([solved(one) + _BETWEEN for one in demonstrations], add_special_tokens=False, verbose=False)
     # What all of the first n take.
-    taken = list(accumulate(_lengths(shown, tokenizer), initial=0))
-    asked = _lengths([question.prompt + max(question.options, key=len) for question in questions], tokenizer)
-    made = []
-    for question, length in zip(questions, asked, strict=True):
-        number = max(count for count, tokens in enumerate(taken) if not count or tokens + length <= max_length)
-        made.append(replace(question, prompt="".join(shown[:number]) + question.prompt))
-    return made
+    taken = list(accumulate(map(len, shown["input_ids"]), initial=0))
+    whole = tokenizer([one.prompt + option for one in questions for option in one.options], verbose=False)
+    lengths = iter(map(len, whole["input_ids"]))
+    asked = [max(next(lengths) for _ in question.options) for question in questions]
+    return [max(n for n, tokens in enumerate(taken) if not n or tokens + length <= max_length) for length in asked]
 
 
-def _lengths(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    return [len(ids) for ids in tokenizer(list(texts), verbose=False)["input_ids"]]
+def with_demonstrations(
+    questions: Sequence[Question], demonstrations: Sequence[Question], numbers: Sequence[int]
+) -> list[Question]:
+    """Return the questions with as many of the demonstrations in front as is said for each [questions]."""
+    shown = [solved(question) + _BETWEEN for question in demonstrations]
+    return [
+        replace(question, prompt="".join(shown[:number]) + question.prompt)
+        for question, number in zip(questions, numbers, strict=True)
+    ]

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, cast
 
 from typing_extensions import override
 
-from zolightning.tasks.answers import SPANS_JOINED_BY, drop_exact_match, drop_f1
+from zolightning.tasks.answers import BETWEEN_SPANS, LISTED_BY, drop_exact_match, drop_f1
 from zolightning.tasks.generation import GenerationTask
 from zolightning.tasks.metrics import Likeness
 from zolightning.tasks.records import Record
@@ -17,7 +17,9 @@ from zolightning.tasks.source import Source
 class DROP(GenerationTask):
     """Discrete reasoning over paragraphs (arXiv 1903.00161), with MeZO's prompt and the official script's metrics.
 
-    An answer of several spans is one text with ", " between them.
+    An answer of several spans is one text with ", " between them, and so is a prediction that is to match it. The hub's
+    rows do not keep annotators apart: each span there counts as an answer of its own, as in MeZO's runs; the official
+    files (`data_dir`) are judged as the official script judges.
     """
 
     source = Source(hub="ucinlp/drop", train_file="drop_dataset_train.json", validation_file="drop_dataset_dev.json")
@@ -47,6 +49,11 @@ class DROP(GenerationTask):
         """Text that the answer is to follow."""
         return f"Passage: {fields['passage']}\nQuestion: {str(fields['question']).strip()}\nAnswer:"
 
+    @override
+    def written_as(self, gold: str) -> str:
+        """The spans with ", " between them."""
+        return gold.replace(BETWEEN_SPANS, LISTED_BY)
+
     def golds(self, fields: Mapping[str, object]) -> Sequence[str]:
         """Every annotator's answer."""
         return cast("Sequence[str]", fields["answers"])
@@ -69,5 +76,5 @@ def _text(answer: Mapping[str, Any]) -> str:
     if answer["number"]:
         return str(answer["number"])
     if answer["spans"]:
-        return SPANS_JOINED_BY.join(answer["spans"])
+        return BETWEEN_SPANS.join(answer["spans"])
     return " ".join(part for part in (answer["date"].get(name) for name in ("day", "month", "year")) if part)

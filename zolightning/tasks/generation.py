@@ -16,7 +16,7 @@ from zolightning.models.generation import generate
 from zolightning.tasks.answers import exact_match, token_f1
 from zolightning.tasks.base import Calibration, Task
 from zolightning.tasks.metrics import Likeness, TextScore
-from zolightning.tasks.objectives import Objective, Outcome
+from zolightning.tasks.objectives import Objective, Outcome, metric_loss
 from zolightning.tasks.records import Record
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ class GenerationTask(Task):
 
     main_metric = "f1"
     options = ()
+    labelled: ClassVar[bool] = False
     default_objective: Objective = "lm"
     objectives: ClassVar[tuple[Objective, ...]] = ("lm", "metric")
     calibrations: ClassVar[tuple[Calibration, ...]] = ("none",)
@@ -51,7 +52,11 @@ class GenerationTask(Task):
     @override
     def option_texts(self, fields: Mapping[str, object]) -> Sequence[str]:
         """The text that is trained on."""
-        return [f" {self.golds(fields)[0]}{self.stop}"]
+        return [f" {self.written_as(self.golds(fields)[0])}{self.stop}"]
+
+    def written_as(self, gold: str) -> str:
+        """A right answer as a model is to write it."""
+        return gold
 
     @override
     def answer(self, record: Record) -> int:
@@ -78,6 +83,14 @@ class GenerationTask(Task):
         self._tokenizer = tokenizer
 
     @override
+    def assess(self, model: nn.Module, batch: OptionBatch) -> tuple[Tensor, Outcome]:
+        if self._metric is None:
+            return super().assess(model, batch)
+        # Nobody reads the right answers' likelihoods.
+        outcome = self.outcome(model, batch, batch.counts)
+        return metric_loss(self._metric, outcome, batch.answers.device), outcome
+
+    @override
     def outcome(self, model: nn.Module, batch: OptionBatch, scores: Tensor) -> Outcome:
         return {"texts": self.write(model, batch), "golds": [self.golds(q.fields) for q in batch.questions]}
 
@@ -90,6 +103,10 @@ class GenerationTask(Task):
     @override
     def predictions(self, model: nn.Module, batch: OptionBatch) -> list[dict[str, Any]]:
         return [
-            {"prompt": question.prompt, "prediction": text, "answers": list(self.golds(question.fields))}
+            {
+                "prompt": question.prompt,
+                "prediction": text,
+                "answers": [self.written_as(gold) for gold in self.golds(question.fields)],
+            }
             for question, text in zip(batch.questions, self.write(model, batch), strict=True)
         ]

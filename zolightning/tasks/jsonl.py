@@ -38,8 +38,8 @@ class JsonlTask(Task):
             the log-likelihood of the right option's tokens, the mean over tokens. ``metric``: minus a metric of the
             batch, for strategies that probe; of micro-batches it is the mean of theirs. Default: the task's own.
         metric: With ``objective: metric``, which of the task's metrics to maximise. Default: its main one.
-        shots: Solved examples in front of every prompt, as many of them as fit; they are the last of the training
-            examples, which they no longer belong to.
+        shots: Solved examples in front of every prompt, as many of them as fit, drawn from the training examples, which
+            they no longer belong to.
         calibration: What dev and test options are compared by. ``none``: length-normalised log-likelihood. ``sfc``: how
             much likelier the prompt makes them than one without the record's first field (arXiv 2104.08315).
         max_length: The most tokens of a prompt with its longest option. Longer prompts lose their left end.
@@ -137,10 +137,16 @@ class JsonlTask(Task):
         if self.options_field is None:
             return super().answer(record)
         label, options = record.fields[self.label_field], list(self.option_texts(record.fields))
+        found = {options.index(str(label))} if str(label) in options else set[int]()
         if isinstance(label, int) and 0 <= label < len(options):
-            return label
-        if label in options:
-            return options.index(str(label))
+            found.add(label)
+        if len(found) == 1:
+            return found.pop()
+        if found:
+            raise ConfigurationError(
+                f"{record.origin}: {self.label_field}={label!r} is one of the options {options} and the number of "
+                "another: write labels as options"
+            )
         raise ConfigurationError(
             f"{record.origin}: {self.label_field}={label!r} is neither one of the options {options} nor a number of one"
         )

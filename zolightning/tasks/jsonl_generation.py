@@ -10,6 +10,7 @@ from zolightning.errors import ConfigurationError
 from zolightning.tasks.generation import GenerationTask
 from zolightning.tasks.objectives import Objective
 from zolightning.tasks.own_files import OwnFiles, field_names
+from zolightning.tasks.records import Record
 from zolightning.tasks.splits import Splits
 
 
@@ -32,8 +33,8 @@ class JsonlGeneration(GenerationTask):
         objective: ``lm``: minus the log-likelihood of the answer's tokens, the mean over tokens. ``metric``: minus a
             metric of what the model writes, for strategies that probe. Default: ``lm``.
         metric: With ``objective: metric``, ``f1`` or ``exact_match``. Default: ``f1``.
-        shots: Solved examples in front of every prompt, as many of them as fit; they are the last of the training
-            examples, which they no longer belong to.
+        shots: Solved examples in front of every prompt, as many of them as fit, drawn from the training examples, which
+            they no longer belong to.
         max_length: The most tokens of a prompt with its answer. Longer prompts lose their left end.
         data_seed: Of the choice of examples for each split.
 
@@ -97,6 +98,19 @@ class JsonlGeneration(GenerationTask):
         """The answers in the record."""
         held = fields[self.answer_field]
         return [str(answer).strip() for answer in (held if isinstance(held, list) else [held])]
+
+    @override
+    def answer(self, record: Record) -> int:
+        """The only option.
+
+        Raises:
+            ConfigurationError: If there is no right answer, or one that the stop string would end.
+        """
+        number = super().answer(record)
+        for gold in self.golds(record.fields):
+            if self.stop in gold:
+                raise ConfigurationError(f"{record.origin}: the answer {gold!r} holds {self.stop!r}: set another stop")
+        return number
 
     def place(self) -> str:
         """Where the records are read from."""

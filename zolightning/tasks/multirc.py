@@ -23,7 +23,8 @@ class MultiRC(Task):
     """Multi-sentence reading comprehension (Khashabi et al. 2018), with MeZO's prompt.
 
     Metrics are those of SuperGLUE (arXiv 1905.00537), F1 over all answers (F1a) and the share of questions of which all
-    answers are judged right (exact match), and MeZO's, accuracy over answers. A question's answers are in one split.
+    answers are judged right (exact match), and MeZO's, accuracy over answers. A question's answers
+    are in one split, of which the last question may lack some.
     """
 
     source = Source(hub="aps/super_glue", config="multirc", train_file="train.jsonl", validation_file="val.jsonl")

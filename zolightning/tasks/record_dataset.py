@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
@@ -31,6 +31,7 @@ class ReCoRD(Task):
     shown = ("passage",)
     main_metric = "f1"
     options = ()
+    labelled: ClassVar[bool] = False
     default_objective: Objective = "lm"
 
     @override

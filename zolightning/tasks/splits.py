@@ -106,7 +106,7 @@ class SplitPlan:
         if self.k_shot is None:
             learnt, dev = self._sized(train, family)
         else:
-            learnt, dev = self._few(train, self.k_shot, label)
+            learnt, dev = self._few(train, self.k_shot, label, family)
         return Splits(learnt, dev, shuffled(validation, self.seed, family)[: self.sizes.test])
 
     def keep(self, train: Sequence[Record], dev: Sequence[Record], test: Sequence[Record]) -> Splits:
@@ -144,19 +144,32 @@ class SplitPlan:
         _require(len(train) + len(dev) + len(rest), needed, asked, "only")
         return Splits(train, dev, rest[: sizes.test])
 
-    def _few(self, train: Sequence[Record], shots: int, label: Family) -> tuple[list[Record], list[Record]]:
-        by_label: dict[Hashable, list[Record]] = {}
-        for record in shuffled(train, self.seed):
-            by_label.setdefault(label(record), []).append(record)
-        for name, records in by_label.items():
-            if len(records) < 2 * shots:
-                raise ConfigurationError(
-                    f"k_shot={shots:,} takes {2 * shots:,} training records of each label, and of label {name} there "
-                    f"are {len(records):,}"
-                )
-        learnt = [record for records in by_label.values() for record in records[:shots]]
-        dev = [record for records in by_label.values() for record in records[shots : 2 * shots]]
+    def _few(
+        self, train: Sequence[Record], shots: int, label: Family, family: Family
+    ) -> tuple[list[Record], list[Record]]:
+        rows = shuffled(train, self.seed)
+        labels = {label(record) for record in rows}
+        learnt = _of_each(rows, labels, shots, label)
+        known = {family(record) for record in learnt}
+        dev = _of_each([record for record in rows if family(record) not in known], labels, shots, label)
         return learnt, dev
+
+
+def _of_each(records: Sequence[Record], labels: set[Hashable], number: int, label: Family) -> list[Record]:
+    """Return the first records of each label, in their order."""
+    taken = dict.fromkeys(labels, 0)
+    kept = []
+    for record in records:
+        if taken[label(record)] < number:
+            taken[label(record)] += 1
+            kept.append(record)
+    for name, there in taken.items():
+        if there < number:
+            raise ConfigurationError(
+                f"k_shot={number:,} takes as many records of each label to train on and to select by, and of label "
+                f"{name} the training split has too few"
+            )
+    return kept
 
 
 def _cut(records: Sequence[Record], number: int, family: Family) -> tuple[list[Record], list[Record]]:

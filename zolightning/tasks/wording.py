@@ -129,7 +129,7 @@ class Wording(ABC):
         fields, aligned = record.fields, self.prompt_style == "aligned"
         if self.fills_blanks:
             text = self.cloze(fields)
-            options = self.cloze_options
+            options = self.cloze_options or tuple(self.option_texts(fields))
             if not aligned:
                 text = f"{self.plain(fields).strip()} {MASK}"
         else:
@@ -140,4 +140,6 @@ class Wording(ABC):
     def null_question(self, record: Record) -> Question:
         """The options of a record behind a prompt without its context, such as "It was" of SST-2."""
         empty = Record({**record.fields, self.context or self.fields[0]: ""}, record.origin)
-        return replace(self.question(record), prompt=self.question(empty).prompt.lstrip(), answer=0)
+        prompt = self.question(empty).prompt.lstrip()
+        origin = f"{record.origin}, without its context (calibration: sfc)"
+        return replace(self.question(record), prompt=prompt, answer=0, origin=origin)
