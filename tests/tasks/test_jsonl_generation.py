@@ -104,9 +104,11 @@ def test_a_label_that_is_no_option(tmp_path: Path) -> None:
 
 
 def test_a_blank_is_for_masked_models(tmp_path: Path) -> None:
-    make = {"train": "a", "label": "l", "options": {"a": " x", "b": " y"}}
     record = Record({"text": "a", "l": "a"}, "f:1")
-    with_blank, without = (JsonlTask(prompt=text, **make) for text in ("{text} <mask>", "{text}"))  # type: ignore[arg-type]
+    with_blank, without = (
+        JsonlTask(train="a", prompt=text, label="l", options={"a": " x", "b": " y"})
+        for text in ("{text} <mask>", "{text}")
+    )
     assert with_blank.cloze(record.fields) == "a <mask>"
     with pytest.raises(ConfigurationError, match="only a masked language model fills"):
         with_blank.prompt(record.fields)

@@ -1,180 +1,124 @@
-"""Loading backbones: language models in Hugging Face format, from the hub, a folder, or this package."""
+"""Splits: disjoint, of the size asked, and refused where there is too little."""
 
 from __future__ import annotations
 
-from copy import deepcopy
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
-
-import torch
-from torch import nn
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from zolightning.errors import ConfigurationError
-from zolightning.sample import MODEL
+from zolightning.tasks.records import Record
+from zolightning.tasks.splits import SplitPlan, Splits, SplitSizes, shuffled
 
-if TYPE_CHECKING:
-    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
-
-Dtype = Literal["float32", "bfloat16", "float16", "float64"]
-Attention = Literal["sdpa", "eager", "flash_attention_2"]
-
-SAMPLE = "sample"
-_WEIGHT_FILES = ("*.safetensors", "pytorch_model*.bin")
+COUNT = st.integers(1, 30)
 
 
-def resolve(backbone: str) -> str:
-    """Return the hub id or folder that a recipe's `backbone` names; `sample` is the model inside this package.
-
-    Raises:
-        ConfigurationError: if it is a folder without a model, or looks like a path and is not there.
-    """
-    if backbone == SAMPLE:
-        return str(MODEL)
-    folder = Path(backbone).expanduser()
-    if not folder.is_dir():
-        if folder.is_absolute() or backbone.startswith((".", "~")) or backbone.count("/") > 1:
-            raise ConfigurationError(f"backbone: there is no folder {backbone}; give a hub id or an existing folder")
-        return backbone
-    if not (folder / "config.json").is_file():
-        raise ConfigurationError(f"backbone: {folder} holds no config.json, so no Hugging Face model")
-    if not any(next(folder.glob(pattern), None) for pattern in _WEIGHT_FILES):
-        raise ConfigurationError(f"backbone: {folder} holds no weights ({' or '.join(_WEIGHT_FILES)})")
-    return str(folder)
+def records(number: int, name: str = "train") -> list[Record]:
+    return [Record({}, f"{name}:{index}") for index in range(number)]
 
 
-def load_config(backbone: str) -> PretrainedConfig:
-    """Load a backbone's configuration.
+def origins(splits: Splits) -> list[list[str]]:
+    return [[record.origin for record in rows] for rows in (splits.train, splits.dev, splits.test)]
 
-    Raises:
-        ConfigurationError: if it cannot be had, or the model is neither a causal nor a masked language model.
-    """
-    from transformers import AutoConfig
 
-    place = resolve(backbone)
+def assert_disjoint(splits: Splits, sizes: SplitSizes, available_to_test: int) -> None:
+    train, dev, test = origins(splits)
+    assert len({*train, *dev, *test}) == len(train) + len(dev) + len(test)
+    assert (len(train), len(dev), len(test)) == (sizes.train, sizes.dev, min(sizes.test, available_to_test))
+
+
+@given(train=COUNT, dev=COUNT, test=COUNT, spare=st.integers(0, 20), validation=COUNT, seed=st.integers(0, 9))
+@settings(max_examples=60, deadline=None)
+def test_official_splits_are_disjoint(train: int, dev: int, test: int, spare: int, validation: int, seed: int) -> None:
+    sizes = SplitSizes(train, dev, test)
+    rows = records(train + dev + spare)
+    splits = SplitPlan(sizes, None, seed).split(rows, records(validation, "validation"))
+    assert_disjoint(splits, sizes, validation)
+    assert {origin.split(":")[0] for origin in origins(splits)[2]} == {"validation"}
+    # More dev or test examples leave the training examples as they are.
+    assert SplitPlan(SplitSizes(train, 1, 1), None, seed).split(rows, rows).train == splits.train
+
+
+@given(train=COUNT, dev=COUNT, test=COUNT, rest=st.integers(1, 40), seed=st.integers(0, 9))
+@settings(max_examples=60, deadline=None)
+def test_three_way_splits_are_disjoint(train: int, dev: int, test: int, rest: int, seed: int) -> None:
+    sizes = SplitSizes(train, dev, test)
+    assert_disjoint(SplitPlan(sizes, None, seed).split(None, records(train + dev + rest)), sizes, rest)
+
+
+def test_given_splits_keep_to_their_files() -> None:
+    splits = SplitPlan(SplitSizes(4, 4, 4), None, 0).keep(records(5, "a"), records(4, "b"), records(3, "c"))
+    assert [{origin[0] for origin in rows} for rows in origins(splits)] == [{"a"}, {"b"}, {"c"}]
+    assert list(map(len, origins(splits))) == [4, 4, 3]
+
+
+def test_the_order_depends_on_the_seed_alone() -> None:
+    rows = records(50)
+    assert shuffled(rows, 1) == shuffled(rows, 1) != shuffled(rows, 2)
+    assert sorted(shuffled(rows, 1), key=rows.index) == rows
+
+
+@pytest.mark.parametrize("sizes", [(0, 1, 1), (1, 0, 1), (1, 1, -2)])
+def test_empty_splits_are_refused(sizes: tuple[int, int, int]) -> None:
+    with pytest.raises(ConfigurationError, match=r"num_(train|dev|test) must be at least 1, got (0|-2)"):
+        SplitSizes(*sizes)
+
+
+def test_too_little_data_is_refused() -> None:
+    plan = SplitPlan(SplitSizes(1000, 500, 1), None, 0)
+    with pytest.raises(
+        ConfigurationError, match=r"num_train=1,000 \+ num_dev=500 ask for 1,500 examples of the training "
+    ):
+        plan.split(records(1499), records(1))
+    with pytest.raises(ConfigurationError, match=r"1,501 examples of the only split, which has 1,500: set num_"):
+        plan.split(None, records(1500))
+    with pytest.raises(ConfigurationError, match=r"num_dev=500 ask for 500 examples of the development split"):
+        plan.keep(records(1000), records(499), records(1))
+
+
+def first(record: Record) -> str:
+    return record.origin.split(":")[0]
+
+
+@given(sizes=st.lists(st.integers(1, 5), min_size=4, max_size=30), train=COUNT, dev=COUNT, seed=st.integers(0, 9))
+def test_families_stay_together(sizes: list[int], train: int, dev: int, seed: int) -> None:
+    rows = [Record({}, f"{family}:{index}") for family, n in enumerate(sizes) for index in range(n)]
     try:
-        config: PretrainedConfig = AutoConfig.from_pretrained(place)
-    except (OSError, ValueError) as error:
-        raise ConfigurationError(f"backbone: cannot load {backbone}: {error}") from error
-    causal, masked = _is_one_of(config, "CAUSAL"), is_masked(config)
-    if not causal and not masked:
-        raise ConfigurationError(
-            f"backbone: {backbone} is {' and '.join(config.architectures or [config.model_type])}, neither a causal "
-            "language model such as LlamaForCausalLM or OPTForCausalLM nor a masked one such as RobertaForMaskedLM"
-        )
-    return config
+        splits = SplitPlan(SplitSizes(train, dev, 7), None, seed).split(rows, rows, first)
+    except ConfigurationError:
+        # Members of a family that is cut are lost.
+        assert train + dev > sum(sizes) - 2 * max(sizes)
+        return
+    assert (len(splits.train), len(splits.dev)) == (train, dev)
+    assert not set(map(first, splits.train)) & set(map(first, splits.dev))
 
 
-def is_masked(config: PretrainedConfig) -> bool:
-    """Return whether a model fills masks, as RoBERTa does, and does not continue texts."""
-    return _is_one_of(config, "MASKED") and not _is_one_of(config, "CAUSAL")
+def test_shots_of_each_label() -> None:
+    rows = [Record({}, f"{index % 3}:{index}") for index in range(20)]
+    splits = SplitPlan(SplitSizes(1, 1, 5), 2, 0).split(rows, records(9, "val"), label=first)
+    for split in (splits.train, splits.dev):
+        assert sorted(map(first, split)) == list("001122")
+    assert_disjoint(splits, SplitSizes(6, 6, 5), 9)
+    plan = SplitPlan(SplitSizes(1, 1, 5), 4, 0)
+    with pytest.raises(ConfigurationError, match=r"k_shot=4 takes as many .* has too few"):
+        plan.split(rows, rows, label=first)
+    with pytest.raises(ConfigurationError, match="from the training file, and there is none"):
+        plan.split(None, rows)
+    with pytest.raises(ConfigurationError, match="each split has its own"):
+        plan.keep(rows, rows, rows)
+    with pytest.raises(ConfigurationError, match="k_shot must be at least 1, or null, got 0"):
+        SplitPlan(SplitSizes(1, 1, 5), 0, 0)
 
 
-def _is_one_of(config: PretrainedConfig, kind: Literal["CAUSAL", "MASKED"]) -> bool:
-    from transformers.models.auto.modeling_auto import (
-        MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
-        MODEL_FOR_MASKED_LM_MAPPING_NAMES,
-    )
+def test_shots_of_families_are_in_one_split() -> None:
+    rows = [Record({}, f"{index % 2}:{index // 4}:{index}") for index in range(80)]
 
-    known = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES if kind == "CAUSAL" else MODEL_FOR_MASKED_LM_MAPPING_NAMES
-    if config.architectures:
-        return bool(set(config.architectures) & set(known.values()))
-    return config.model_type in known
+    def family(record: Record) -> str:
+        return record.origin.split(":")[1]
 
-
-def load_tokenizer(backbone: str, bos: str | None = None) -> PreTrainedTokenizerBase:
-    """Load a backbone's tokenizer.
-
-    Args:
-        backbone: hub id, folder, or `sample`.
-        bos: the token that begins every text; None for the tokenizer's own, if it has one.
-
-    Raises:
-        ConfigurationError: if it cannot be had, or has no such token.
-    """
-    from transformers import AutoTokenizer
-
-    try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(resolve(backbone))
-    except (OSError, ValueError) as error:
-        raise ConfigurationError(f"backbone: cannot load the tokenizer of {backbone}: {error}") from error
-    if bos is not None:
-        _begin_with(bos, tokenizer)
-    return tokenizer
-
-
-def _begin_with(bos: str, tokenizer: PreTrainedTokenizerBase) -> None:
-    from tokenizers.processors import TemplateProcessing
-
-    fast: Any = tokenizer
-    number = tokenizer.get_vocab().get(bos)
-    if number is None:
-        raise ConfigurationError(f"bos: the tokenizer has no token {bos!r}: name one of its vocabulary, or null")
-    if tokenizer.cls_token is not None:
-        raise ConfigurationError(
-            f"bos: a masked language model's texts begin with {tokenizer.cls_token}: set it to null"
-        )
-    fast.bos_token = bos
-    fast.backend_tokenizer.post_processor = TemplateProcessing(single=f"{bos} $A", special_tokens=[(bos, number)])
-
-
-def load_model(backbone: str, dtype: Dtype, attention: Attention) -> PreTrainedModel:
-    """Load a backbone with its weights in `dtype`; buffers such as rotary frequencies stay in float32.
-
-    Args:
-        backbone: hub id, folder, or `sample`.
-        dtype: of the weights.
-        attention: the implementation; sdpa is right nearly always.
-
-    Raises:
-        ConfigurationError: if it cannot be had, or some of its weights are missing.
-    """
-    try:
-        loaded: Any = _kind(load_config(backbone)).from_pretrained(
-            resolve(backbone), dtype=getattr(torch, dtype), attn_implementation=attention, output_loading_info=True
-        )
-    except (OSError, ValueError, ImportError) as error:
-        raise ConfigurationError(f"backbone: cannot load {backbone} with attention: {attention}: {error}") from error
-    model: PreTrainedModel = loaded[0]
-    if missing := sorted(loaded[1]["missing_keys"]):
-        raise ConfigurationError(
-            f"backbone: the weights of {backbone} lack {', '.join(missing[:5])}{', ...' if len(missing) > 5 else ''}; "
-            "they would be random"
-        )
-    return model
-
-
-def skeleton(config: PretrainedConfig) -> PreTrainedModel:
-    """Return the model of a copy of a configuration, without memory for its weights: to see what it is made of."""
-    with torch.device("meta"):
-        model: PreTrainedModel = _kind(config).from_config(deepcopy(config))
-    return model
-
-
-def _kind(config: PretrainedConfig) -> Any:
-    from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
-
-    return AutoModelForMaskedLM if is_masked(config) else AutoModelForCausalLM
-
-
-def max_positions(config: PretrainedConfig) -> int | None:
-    """Return how many tokens the model can read, or None where its configuration sets no limit."""
-    text = config.get_text_config()
-    # GPT-2 and others of its time have another name for it.
-    name = text.attribute_map.get("max_position_embeddings", "max_position_embeddings")
-    limit = text.to_dict().get(name)
-    if limit and is_masked(config):
-        # Positions of RoBERTa's kind begin behind the one that stands for padding.
-        tables = [table for table in skeleton(config).modules() if isinstance(table, nn.Embedding)]
-        places = (table.padding_idx for table in tables if table.num_embeddings == limit)
-        limit -= max((place for place in places if place is not None), default=-1) + 1
-    return int(limit) if limit else None
-
-
-def export(model: nn.Module, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Write a model and its tokenizer as a Hugging Face folder (safetensors); of an adapter, the adapter alone."""
-    from peft import PeftModel
-    from transformers import PreTrainedModel
-
-    assert isinstance(model, PreTrainedModel | PeftModel)
-    model.save_pretrained(str(folder))
-    tokenizer.save_pretrained(folder)
+    splits = SplitPlan(SplitSizes(1, 1, 5), 6, 0).split(rows, records(9, "val"), family, first)
+    assert not set(map(family, splits.train)) & set(map(family, splits.dev))
+    for split in (splits.train, splits.dev):
+        assert sorted(map(first, split)) == list("000000111111")
+        # In no order of labels, by which demonstrations or batches would have one alone.
+        assert list(map(first, split)) != sorted(map(first, split))

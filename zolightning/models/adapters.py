@@ -102,7 +102,27 @@ class LoRA(Adapter):
 
 
 @dataclass(frozen=True)
-class Prefix(Adapter):
+class VirtualTokens(Adapter):
+    """An adapter that puts tokens of its own before each text.
+
+    Args:
+        tokens: how many.
+    """
+
+    tokens: int
+
+    def check(self) -> None:
+        """Refuse fewer tokens than one."""
+        _at_least_one(tokens=self.tokens)
+
+    @property
+    def virtual_tokens(self) -> int:
+        """The tokens before a text."""
+        return self.tokens
+
+
+@dataclass(frozen=True)
+class Prefix(VirtualTokens):
     """Prefix tuning (arXiv 2101.00190): keys and values of virtual tokens before the text, in each layer, all trained.
 
     peft alone begins with random numbers, from which zeroth-order methods hardly get away. Here, as in MeZO
@@ -115,15 +135,6 @@ class Prefix(Adapter):
     """
 
     tokens: int = 5
-
-    def check(self) -> None:
-        """Refuse fewer tokens than one."""
-        _at_least_one(tokens=self.tokens)
-
-    @property
-    def virtual_tokens(self) -> int:
-        """The prefix's tokens."""
-        return self.tokens
 
     def attach(self, model: PreTrainedModel, seed: int) -> nn.Module:
         """Return the model with a prefix of keys and values of random tokens; takes one forward of them."""
@@ -141,7 +152,7 @@ class Prefix(Adapter):
 
 
 @dataclass(frozen=True)
-class Prompt(Adapter):
+class Prompt(VirtualTokens):
     """Prompt tuning (arXiv 2104.08691): embeddings of virtual tokens before the text, trained.
 
     They begin as the embeddings of random tokens of the vocabulary.
@@ -151,15 +162,6 @@ class Prompt(Adapter):
     """
 
     tokens: int = 10
-
-    def check(self) -> None:
-        """Refuse fewer tokens than one."""
-        _at_least_one(tokens=self.tokens)
-
-    @property
-    def virtual_tokens(self) -> int:
-        """The prompt's tokens."""
-        return self.tokens
 
     def attach(self, model: PreTrainedModel, seed: int) -> nn.Module:
         """Return the model with a prompt of random tokens' embeddings."""

@@ -88,6 +88,7 @@ class ForwardGradient(ZerothOrder):
             return
         try:
             forward_mode(optimizer, closure, 1)
+        # So torch says that an operation has no forward derivative; its other errors are not of this kind.
         except NotImplementedError as error:
             reason = str(error).strip().split("\n", 1)[0]
             raise ConfigurationError(

@@ -18,10 +18,7 @@ from zolightning.models.question import Example, Question
 from zolightning.models.sharing import PromptSharing
 from zolightning.tasks.demonstrations import how_many_fit, with_demonstrations
 from zolightning.tasks.loader import EvaluationLoader, LengthGroupedBatches, ResumableLoader
-from zolightning.tasks.objectives import (
-    Objective,
-    metric_to_maximise,
-)
+from zolightning.tasks.objectives import Objective, metric_to_maximise
 from zolightning.tasks.prepared import PreparedSplits, prepare_splits
 from zolightning.tasks.scored import Scored
 from zolightning.tasks.source import Source

@@ -7,9 +7,8 @@ from collections.abc import Mapping
 from typing_extensions import override
 
 from zolightning.tasks.base import Task
-from zolightning.tasks.cloze import MASK
 from zolightning.tasks.records import Record
-from zolightning.tasks.text import lowered, unstopped
+from zolightning.tasks.text import with_blank_between
 
 # What the annotators did not agree on, as the hub and the official files have it.
 _UNKNOWN = frozenset({"-1", "-"})
@@ -42,4 +41,4 @@ class Inference(Task):
     @override
     def cloze(self, fields: Mapping[str, object]) -> str:
         """LM-BFF's (arXiv 2012.15723) text with a blank."""
-        return f"{unstopped(str(fields['premise']))}? {MASK}, {lowered(str(fields['hypothesis']))}"
+        return with_blank_between(str(fields["premise"]), str(fields["hypothesis"]))

@@ -34,8 +34,9 @@ class TextScore(Metric):
     @override
     def update(self, texts: Sequence[str], golds: Sequence[Sequence[str]]) -> None:
         """Add texts [batch], each with its right texts [batch, any number]."""
-        for text, right in zip(texts, golds, strict=True):
-            self.total += max(self.likeness(text, gold) for gold in right)
+        pairs = zip(texts, golds, strict=True)
+        # Added up on the host: each number of its own would be copied to the device.
+        self.total += sum(max(self.likeness(text, gold) for gold in right) for text, right in pairs)
         self.number += len(texts)
 
     @override

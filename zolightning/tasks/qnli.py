@@ -7,9 +7,8 @@ from collections.abc import Mapping
 from typing_extensions import override
 
 from zolightning.tasks.base import Task
-from zolightning.tasks.cloze import MASK
 from zolightning.tasks.source import Source
-from zolightning.tasks.text import lowered, unstopped
+from zolightning.tasks.text import with_blank_between
 
 
 class QNLI(Task):
@@ -28,4 +27,4 @@ class QNLI(Task):
     @override
     def cloze(self, fields: Mapping[str, object]) -> str:
         """LM-BFF's (arXiv 2012.15723) text with a blank."""
-        return f"{unstopped(str(fields['question']))}? {MASK}, {lowered(str(fields['sentence']))}"
+        return with_blank_between(str(fields["question"]), str(fields["sentence"]))

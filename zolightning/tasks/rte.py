@@ -7,9 +7,8 @@ from collections.abc import Mapping
 from typing_extensions import override
 
 from zolightning.tasks.base import Task
-from zolightning.tasks.cloze import MASK
 from zolightning.tasks.source import Source
-from zolightning.tasks.text import lowered, unstopped
+from zolightning.tasks.text import with_blank_between
 
 
 class RTE(Task):
@@ -35,4 +34,4 @@ class RTE(Task):
     @override
     def cloze(self, fields: Mapping[str, object]) -> str:
         """LM-BFF's (arXiv 2012.15723) text with a blank."""
-        return f"{unstopped(str(fields['premise']))}? {MASK}, {lowered(str(fields['hypothesis']))}"
+        return with_blank_between(str(fields["premise"]), str(fields["hypothesis"]))

@@ -16,7 +16,7 @@ class SST2(Task):
 
     source = Source(hub="stanfordnlp/sst2", train_file="train.tsv", validation_file="dev.tsv")
     fields = ("sentence", "label")
-    options = (" terrible", " great")
+    options: tuple[str, ...] = (" terrible", " great")
     cloze_options = options
     labels: Mapping[str, int] = {"0": 0, "1": 1}
 

@@ -2,6 +2,19 @@
 
 from __future__ import annotations
 
+from zolightning.tasks.cloze import MASK
+
+
+def with_blank_between(first: str, second: str) -> str:
+    """Return two sentences with a blank between them, as LM-BFF (arXiv 2012.15723) asks whether one follows.
+
+    Example::
+
+        >>> with_blank_between("It rains.", "It is wet.")
+        'It rains? <mask>, it is wet.'
+    """
+    return f"{unstopped(first)}? {MASK}, {lowered(second)}"
+
 
 def lowered(sentence: str) -> str:
     """Return a sentence that begins with a small letter, unless with the word "I".
