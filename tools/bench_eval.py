@@ -34,6 +34,7 @@ from transformers import PreTrainedModel
 
 import zolightning
 from bench.candidates import Candidates, scores_of
+from bench.terminal import set_up
 from zolightning import tasks
 from zolightning.evaluation import evaluate
 from zolightning.models.loading import load_model, load_tokenizer, max_positions
@@ -202,11 +203,7 @@ def table_of(ways: Sequence[Way], title: str) -> Table:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, and print the table and the ratio."""
     found = parse(arguments)
-    if found.threads:
-        torch.set_num_threads(found.threads)
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=120)
+    console = set_up(found.threads)
     ways = make_ways(found)
     measure(ways, found.repeats, console)
     first, last = ways[0], ways[-1]

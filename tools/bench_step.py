@@ -38,6 +38,7 @@ from bench.contenders import Contender, contenders
 from bench.measure import Bench, Result
 from bench.plot import draw
 from bench.shapes import SHAPES, build
+from bench.terminal import set_up
 from bench.workload import Workload, random_work, sst2_work
 from zolightning.models.loading import Dtype
 from zolightning.perturbation.compiler import Compilations
@@ -196,11 +197,7 @@ def _shown(value: float | None, form: str, unit: str = "") -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print the table, and write what was asked for."""
     found = parse(arguments)
-    if found.threads:
-        torch.set_num_threads(found.threads)
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=120)
+    console = set_up(found.threads)
     work = make_work(found)
     chosen = [one for one in contenders() if not found.only or one.name in found.only.split(",")]
     results = measure(work, chosen, found.steps, console)

@@ -50,18 +50,8 @@ def name_of(strategy: Strategy) -> str:
 
 def settings_of(module: FineTuner) -> dict[str, object]:
     """Return what a run's strategy and task were set to, by name."""
-    task = module.task
-    data: dict[str, object] = {"batch_size": task.batch_size, "objective": task.objective, "options": task.options}
-    data |= vars(task.plan.sizes) | {"data_seed": task.plan.seed, "k_shot": task.plan.k_shot}
-    data |= {
-        "prompt": task.prompt_style,
-        "shots": task.shots,
-        "metric": task.metric,
-        "calibration": task.calibration,
-        "max_length": task.max_length,
-        "place": task.place(),
-    }
-    return module.strategy_settings | {"backbone": module.backbone, "bos": module.bos} | _flat("data.", data)
+    model = {"backbone": module.backbone, "bos": module.bos}
+    return module.strategy_settings | model | _flat("data.", module.task.settings())
 
 
 def strategy_settings(strategy: Strategy) -> dict[str, object]:

@@ -220,11 +220,14 @@ def test_cut_prompts_are_counted(folder: Path, words: PreTrainedTokenizerFast, s
         # A token for BOS and one for each letter; four for " blue".
         cut = sum(1 + len(prompt.replace(" ", "")) > 15 - 4 for prompt in prompts)
         assert 0 < cut < 40
-        assert said[-1] == f"{cut} of 40 prompts were longer than 15 tokens and were cut from the left"
+        assert (
+            said[-1]
+            == f"{cut} of 40 prompts did not fit, with their answers, into 15 tokens and were cut from the left"
+        )
 
 
 def test_a_prompt_without_room_names_its_line(folder: Path, words: PreTrainedTokenizerFast) -> None:
-    with pytest.raises(ConfigurationError, match=r"(train|val)\.jsonl:\d+: its longest option leaves no room"):
+    with pytest.raises(ConfigurationError, match=r"(train|val)\.jsonl:\d+: an answer may take 4 of 4 tokens"):
         small(folder).connect(words, 4, seed=0)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -120,12 +121,22 @@ def test_many_questions_keep_their_order_and_options(words: PreTrainedTokenizerF
         ((" Yes", " yes"), 64, r"file:1: the options ' Yes' and ' yes' are the same tokens"),
         ((" x", " x"), 64, r"file:1: the options ' x' and ' x' are the same tokens"),
         ((" é", " ü"), 64, r"file:1: the options ' é' and ' ü' are the same tokens"),
-        ((" x", " a b c"), 4, r"file:1: its longest option leaves no room for the prompt in 4 tokens"),
+        ((" x", " a b c"), 4, r"file:1: an answer may take 3 of 4 tokens, which leaves no room for the prompt"),
     ],
 )
 def test_bad_options(words: PreTrainedTokenizerFast, options: tuple[str, ...], max_length: int, message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
         one(words, "a b", *options, max_length=max_length)
+
+
+def test_a_prompt_is_cut_for_the_longest_answer_that_may_be_written(words: PreTrainedTokenizerFast) -> None:
+    asked = Question("a b c d", (" x",), 0, "f:1", reserved=2)
+    (short,) = encode([asked], words, 5)
+    (long,) = encode([replace(asked, options=(" x y",))], words, 5)
+    (longer,) = encode([replace(asked, options=(" x y z",))], words, 5)
+    assert [names(words, example)[0] for example in (short, long, longer)] == ["<s>|c|d", "<s>|c|d", "<s>|d"]
+    with pytest.raises(ConfigurationError, match="f:1: an answer may take 4 of 5 tokens"):
+        encode([replace(asked, reserved=4)], words, 5)
 
 
 def test_nothing_to_condition_on(word_piece_maker: Maker, byte_bpe_maker: Maker) -> None:

@@ -1,1 +1,1 @@
-"""What `tools/bench_step.py` is made of."""
+"""What `tools/bench_step.py` and `tools/bench_eval.py` are made of."""

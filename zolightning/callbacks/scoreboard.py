@@ -83,6 +83,7 @@ class Scoreboard(Callback):
             "backbone": module.backbone,
             "dtype": module.dtype_name,
             "seed": module.run_seed,
+            "shots": module.task.shots,
             "zero_shot": self.zero_shot,
             "final": self.final,
             "steps": trainer.global_step,
@@ -104,11 +105,13 @@ class Scoreboard(Callback):
 
 def _table(result: dict[str, Any]) -> Table:
     table = Table()
-    for column in ("", "zero-shot", "final"):
+    # With solved examples in the prompt it is not zero that was shown.
+    before = f"{result['shots']}-shot" if result["shots"] else "zero-shot"
+    for column in ("", before, "final"):
         table.add_column(column, justify="left" if not column else "right")
     for name, value in result["final"].items():
-        before = result["zero_shot"].get(name)
-        table.add_row(name, "" if before is None else f"{before:.3f}", f"{value:.3f}")
+        first = result["zero_shot"].get(name)
+        table.add_row(name, "" if first is None else f"{first:.3f}", f"{value:.3f}")
     table.add_section()
     table.add_row("optimizer steps", "", f"{result['steps']:,}")
     table.add_row("forward passes", "", f"{result['forward_passes']:,}")

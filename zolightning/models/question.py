@@ -17,6 +17,7 @@ class Question:
         answer: The right option.
         origin: Where it was read, for errors.
         fields: The record that it was made from.
+        reserved: The tokens that an answer may take, where a model is to write it; no less than the options.
     """
 
     prompt: str
@@ -24,6 +25,7 @@ class Question:
     answer: int
     origin: str
     fields: Mapping[str, object] = field(default_factory=dict)
+    reserved: int = 0
 
 
 @dataclass(frozen=True)

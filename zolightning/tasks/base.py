@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,10 +15,11 @@ from zolightning.errors import ConfigurationError, check_choice
 from zolightning.models.batch import OptionBatch, collate
 from zolightning.models.question import Example, Question
 from zolightning.models.sharing import PromptSharing
-from zolightning.tasks.demonstrations import how_many_fit, with_demonstrations
+from zolightning.tasks.demonstrations import announce, draw, how_many_fit, with_demonstrations
 from zolightning.tasks.loader import EvaluationLoader, LengthGroupedBatches, ResumableLoader
 from zolightning.tasks.objectives import Objective, metric_to_maximise
 from zolightning.tasks.prepared import PreparedSplits, prepare_splits
+from zolightning.tasks.records import Record
 from zolightning.tasks.scored import Scored
 from zolightning.tasks.source import Source
 from zolightning.tasks.splits import SplitPlan, Splits, SplitSizes
@@ -134,11 +134,6 @@ class Task(Scored, LightningDataModule):
         self._sharing: PromptSharing | None = None
         self.order_seed = 0
 
-    @property
-    def reserved(self) -> int:
-        """The tokens behind a prompt that a model must have room for, beside the options."""
-        return 0
-
     def read(self) -> Splits:
         """Read and split the records."""
         if self.source is None:
@@ -157,6 +152,22 @@ class Task(Scored, LightningDataModule):
         if self.data_dir is not None:
             return str(self.data_dir)
         return "no source" if self.source is None else self.source.hub
+
+    def settings(self) -> dict[str, object]:
+        """What the task was set to, by name: what makes its examples, its loss and its scores what they are."""
+        return {
+            "batch_size": self.batch_size,
+            "objective": self.objective,
+            "options": self.options,
+            "data_seed": self.plan.seed,
+            "k_shot": self.plan.k_shot,
+            "prompt": self.prompt_style,
+            "shots": self.shots,
+            "metric": self.metric,
+            "calibration": self.calibration,
+            "max_length": self.max_length,
+            "place": self.place(),
+        } | vars(self.plan.sizes)
 
     def prepare_data(self) -> None:
         """Download what is on the hub, on one process only."""
@@ -197,25 +208,15 @@ class Task(Scored, LightningDataModule):
         self.setup()
         self.order_seed = seed
         limit = self.max_length if max_positions is None else min(self.max_length, max_positions)
-        limit -= self.reserved
-        if limit < 2:
-            raise ConfigurationError(
-                f"of {limit + self.reserved:,} tokens (max_length, or the model's positions) an answer takes "
-                f"{self.reserved:,}, which leaves no room for a prompt"
-            )
-        self.fills_blanks = cloze
-        questions = self._questions()
-        known = len(questions["train"])
-        if self.shots > known:
-            raise ConfigurationError(f"shots={self.shots:,} are more than the {known:,} training examples: set fewer")
-        drawn = set(random.Random(self.plan.seed).sample(range(known), self.shots))
-        shown = [question for number, question in enumerate(questions["train"]) if number in drawn]
-        questions["train"] = [question for number, question in enumerate(questions["train"]) if number not in drawn]
-        numbers = {name: how_many_fit(asked, shown, tokenizer, limit) for name, asked in questions.items()}
-        # What a null prompt lacks is the record's context alone.
-        numbers |= {name: numbers[name.removeprefix(_NULL)] for name in numbers}
-        packed = {name: with_demonstrations(asked, shown, numbers[name]) for name, asked in questions.items()}
-        self._prepared = prepare_splits(packed, tokenizer, limit, known=self._prepared, cloze=cloze)
+        questions = self._questions(cloze)
+        if self.shots:
+            shown, questions["train"] = draw(questions["train"], self.shots, self.plan.seed)
+            numbers = {name: how_many_fit(asked, shown, tokenizer, limit) for name, asked in questions.items()}
+            announce(numbers["test"], self.shots)
+            # What a null prompt lacks is the record's context alone.
+            numbers |= {name: numbers[name.removeprefix(_NULL)] for name in numbers}
+            questions = {name: with_demonstrations(asked, shown, numbers[name]) for name, asked in questions.items()}
+        self._prepared = prepare_splits(questions, tokenizer, limit, known=self._prepared, cloze=cloze)
 
     def adapt(self, model: nn.Module) -> None:
         """Lay batches out for a model: where it can, it reads a prompt once for all its options.
@@ -257,11 +258,12 @@ class Task(Scored, LightningDataModule):
         """Test batches, in the order of ``splits.test``."""
         return self._evaluation_loader("test", longest_first=False)
 
-    def _questions(self) -> dict[str, list[Question]]:
-        questions = {name: list(map(self.question, rows)) for name, rows in vars(self.splits).items()}
+    def _questions(self, cloze: bool) -> dict[str, list[Question]]:
+        splits: dict[str, list[Record]] = vars(self.splits)
+        questions = {name: [self.question(record, cloze) for record in rows] for name, rows in splits.items()}
         if self.calibration == "sfc":
             for name in ("dev", "test"):
-                questions[_NULL + name] = list(map(self.null_question, getattr(self.splits, name)))
+                questions[_NULL + name] = [self.null_question(record, cloze) for record in splits[name]]
         return questions
 
     def _train_examples(self) -> Sequence[Example]:

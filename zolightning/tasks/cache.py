@@ -28,7 +28,7 @@ def cache_key(
     definition["truncation"] = definition["padding"] = None
     digest.update(json.dumps(definition, sort_keys=True).encode())
     for question in questions:
-        digest.update(json.dumps([question.prompt, question.options, question.answer]).encode())
+        digest.update(json.dumps([question.prompt, question.options, question.answer, question.reserved]).encode())
     return digest.hexdigest()
 
 

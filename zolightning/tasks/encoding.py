@@ -29,7 +29,7 @@ def encode(questions: Sequence[Question], tokenizer: PreTrainedTokenizerBase, ma
     Args:
         questions: What to tokenise.
         tokenizer: A fast tokenizer: the others do not say which characters a token stands for.
-        max_length: The most tokens that a prompt with its longest option may have.
+        max_length: The most tokens that a prompt with its longest option, or with what is reserved, may have.
 
     Raises:
         ConfigurationError: If the tokenizer is not fast, an option has no token of its own, two options tokenise alike,
@@ -89,11 +89,13 @@ def _example(question: Question, options: list[_Tokens], max_length: int) -> Exa
             f"{question.prompt!r} has none of its own and the tokenizer adds no BOS token"
         )
     specials = min(first.specials, shared)
-    room = max_length - max(map(len, continuations))
+    taken = max(question.reserved, *map(len, continuations))
+    room = max_length - taken
     if room <= specials:
         raise ConfigurationError(
-            f"{question.origin}: its longest option leaves no room for the prompt in {max_length:,} tokens: raise "
-            f"max_length, if the model has the positions, or shorten the options"
+            f"{question.origin}: an answer may take {taken:,} of {max_length:,} tokens, which leaves no room for the "
+            f"prompt: raise max_length, if the model has the positions, or shorten the answers (options, or "
+            f"max_new_tokens where they are written)"
         )
     cut = len(prompt) > room
     if cut:

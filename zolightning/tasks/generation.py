@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from typing_extensions import override
 from zolightning.errors import ConfigurationError
 from zolightning.models.batch import OptionBatch
 from zolightning.models.generation import generate
+from zolightning.models.question import Question
 from zolightning.tasks.answers import exact_match, token_f1
 from zolightning.tasks.base import Calibration, Task
 from zolightning.tasks.metrics import Likeness, TextScore
@@ -44,11 +46,6 @@ class GenerationTask(Task):
     def golds(self, fields: Mapping[str, object]) -> Sequence[str]:
         """The texts that are right answers, at least one; the first is trained on."""
 
-    @property
-    @override
-    def reserved(self) -> int:
-        return self.max_new_tokens
-
     @override
     def option_texts(self, fields: Mapping[str, object]) -> Sequence[str]:
         """The text that is trained on."""
@@ -57,6 +54,10 @@ class GenerationTask(Task):
     def written_as(self, gold: str) -> str:
         """A right answer as a model is to write it."""
         return gold
+
+    @override
+    def question(self, record: Record, cloze: bool = False) -> Question:
+        return replace(super().question(record, cloze), reserved=self.max_new_tokens)
 
     @override
     def answer(self, record: Record) -> int:
@@ -68,6 +69,10 @@ class GenerationTask(Task):
         if not self.golds(record.fields):
             raise ConfigurationError(f"{record.origin}: there is no right answer")
         return 0
+
+    @override
+    def settings(self) -> dict[str, object]:
+        return super().settings() | {"stop": self.stop, "max_new_tokens": self.max_new_tokens}
 
     @override
     def metrics(self) -> MetricCollection:

@@ -151,6 +151,10 @@ class JsonlTask(Task):
             f"{record.origin}: {self.label_field}={label!r} is neither one of the options {options} nor a number of one"
         )
 
+    @override
+    def settings(self) -> dict[str, object]:
+        return super().settings() | {"prompt": self.template}
+
     def place(self) -> str:
         """Where the records are read from."""
         return str(self.files)

@@ -112,6 +112,10 @@ class JsonlGeneration(GenerationTask):
                 raise ConfigurationError(f"{record.origin}: the answer {gold!r} holds {self.stop!r}: set another stop")
         return number
 
+    @override
+    def settings(self) -> dict[str, object]:
+        return super().settings() | {"prompt": self.template}
+
     def place(self) -> str:
         """Where the records are read from."""
         return str(self.files)

@@ -58,7 +58,8 @@ def prepare_splits(
     examples = cached(key, lambda: make(everything, tokenizer, max_length))
     if cut := sum(example.cut for example in examples):
         rank_zero_info(
-            f"{cut:,} of {len(examples):,} prompts were longer than {max_length:,} tokens and were cut from the left"
+            f"{cut:,} of {len(examples):,} prompts did not fit, with their answers, into {max_length:,} tokens and "
+            "were cut from the left"
         )
     rest = iter(examples)
     splits = {name: [replace(next(rest), question=question) for question in split] for name, split in questions.items()}

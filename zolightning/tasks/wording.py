@@ -28,7 +28,6 @@ class Wording(ABC):
         cloze_options: The words that may fill the blank of ``cloze``, a token each; RoBERTa's begin with a space.
         context: The field that a null prompt does without; empty stands for the first of ``fields``.
         prompt_style: Which of the two prompts is used.
-        fills_blanks: Whether the model is a masked one, and ``cloze`` is used.
     """
 
     label_field: str = "label"
@@ -39,7 +38,6 @@ class Wording(ABC):
     cloze_options: tuple[str, ...] = ()
     context: str = ""
     prompt_style: PromptStyle = "aligned"
-    fills_blanks: bool = False
 
     @abstractmethod
     def prompt(self, fields: Mapping[str, object]) -> str:
@@ -124,10 +122,10 @@ class Wording(ABC):
         """
         return self.checked(read_file(path))
 
-    def question(self, record: Record) -> Question:
-        """A record as prompt and options."""
+    def question(self, record: Record, cloze: bool = False) -> Question:
+        """A record as prompt and options, or as a text with a blank and what may fill it."""
         fields, aligned = record.fields, self.prompt_style == "aligned"
-        if self.fills_blanks:
+        if cloze:
             text = self.cloze(fields)
             options = self.cloze_options or tuple(self.option_texts(fields))
             if not aligned:
@@ -137,9 +135,9 @@ class Wording(ABC):
             options = tuple(self.option_texts(fields))
         return Question(text, options, self.answer(record), record.origin, fields)
 
-    def null_question(self, record: Record) -> Question:
+    def null_question(self, record: Record, cloze: bool = False) -> Question:
         """The options of a record behind a prompt without its context, such as "It was" of SST-2."""
         empty = Record({**record.fields, self.context or self.fields[0]: ""}, record.origin)
-        prompt = self.question(empty).prompt.lstrip()
+        prompt = self.question(empty, cloze).prompt.lstrip()
         origin = f"{record.origin}, without its context (calibration: sfc)"
-        return replace(self.question(record), prompt=prompt, answer=0, origin=origin)
+        return replace(self.question(record, cloze), prompt=prompt, answer=0, origin=origin)
