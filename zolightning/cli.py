@@ -20,7 +20,8 @@ from typing_extensions import override
 from zolightning import __version__, callbacks
 from zolightning.errors import ConfigurationError, DivergenceError, configuration_error_behind
 from zolightning.finetuner import FineTuner
-from zolightning.runs import resolve_checkpoint, version_of
+from zolightning.journal import read
+from zolightning.runs import is_journal, resolve_checkpoint, version_of
 from zolightning.suggestions import suggest
 from zolightning.tasks import Task
 
@@ -29,6 +30,7 @@ _DESCRIPTION = "Fine-tuning of language models with forward passes only, from on
 _ALWAYS = {
     "checkpoint": callbacks.BestCheckpoint,
     "last_checkpoint": callbacks.LastCheckpoint,
+    "journal": callbacks.Journal,
     "memory": callbacks.MemoryProfiler,
     "throughput": callbacks.Throughput,
     "scoreboard": callbacks.Scoreboard,
@@ -90,14 +92,19 @@ class CLI(LightningCLI):
     def _parse_ckpt_path(self) -> None:
         """Find the checkpoint. Its hyperparameters stay where they are: flags and YAML say how a run goes on."""
         config = self._settings()
-        if config.get("ckpt_path") is not None:
-            config["ckpt_path"] = str(resolve_checkpoint(config["ckpt_path"], self._root()))
+        self._journal: Path | None = None
+        if config.get("ckpt_path") is None:
+            return
+        path = resolve_checkpoint(config["ckpt_path"], self._root())
+        if is_journal(path):
+            self._journal = path
+        config["ckpt_path"] = None if is_journal(path) else str(path)
 
     @override
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         settings = self._settings()
         if settings["trainer"]["logger"] in (None, True):
-            checkpoint, root = settings.get("ckpt_path"), self._root()
+            checkpoint, root = self._journal or settings.get("ckpt_path"), self._root()
             version = None if checkpoint is None else version_of(Path(checkpoint), root)
             kwargs["logger"] = TensorBoardLogger(root, name="", version=version)
         if settings["trainer"]["enable_progress_bar"] in (None, True):
@@ -107,6 +114,26 @@ class CLI(LightningCLI):
             parser = self._parser(self.subcommand)
             parser.callback_keys = [key for key in parser.callback_keys if not key.endswith("checkpoint")]
         return super().instantiate_trainer(**kwargs)
+
+    @override
+    def after_instantiate_classes(self) -> None:
+        """Let a journal stand for a checkpoint.
+
+        Raises:
+            ConfigurationError: if a run is to go on from a journal that is not of its folder.
+        """
+        if self._journal is None:
+            return
+        if self.config["subcommand"] != "fit":
+            keeper = next(one for one in self.trainer.callbacks if isinstance(one, callbacks.Journal))  # type: ignore[attr-defined]
+            keeper.source = self._journal
+        elif version_of(self._journal, self._root()) is None:
+            raise ConfigurationError(
+                f"ckpt_path: a run goes on from its journal in its own folder: set trainer.default_root_dir to the "
+                f"folder that {self._journal.parent} is in"
+            )
+        else:
+            self.model.seed = read(self._journal).header["seed"]
 
     def _settings(self) -> Namespace:
         settings = self.config[self.config["subcommand"]]

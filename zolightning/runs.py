@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from lightning.pytorch import Trainer
 
 KEYWORDS = ("best", "last")
+JOURNAL = "journal.zoj"
 
 
 def run_folder(trainer: Trainer) -> Path:
@@ -22,8 +23,10 @@ def run_folder(trainer: Trainer) -> Path:
 def resolve_checkpoint(name: str, root: Path) -> Path:
     """Return the `best.ckpt` or `last.ckpt` of the newest `fit` under a root, or the file that is named.
 
+    A run that has no last checkpoint yet may have its journal, which stands in for it.
+
     Args:
-        name: `best`, `last`, or a file.
+        name: `best`, `last`, or a file: a checkpoint or a journal.
         root: where runs are kept.
 
     Raises:
@@ -33,17 +36,19 @@ def resolve_checkpoint(name: str, root: Path) -> Path:
         path = Path(name).expanduser()
         if not path.exists():
             raise ConfigurationError(f"ckpt_path: there is no {path}; give a file, or one of {', '.join(KEYWORDS)}")
-        if not path.is_file() or path.suffix != ".ckpt":
+        if not path.is_file() or not (path.suffix == ".ckpt" or is_journal(path)):
             raise ConfigurationError(
-                f"ckpt_path: {path} is no checkpoint; give a .ckpt file of a run's checkpoints/ folder, or one of "
-                f"{', '.join(KEYWORDS)}"
+                f"ckpt_path: {path} is no checkpoint; give a .ckpt file of a run's checkpoints/ folder, its "
+                f"{JOURNAL}, or one of {', '.join(KEYWORDS)}"
             )
         return path
     runs = [path.parent for path in root.glob("version_*/config.yaml")]
     if not runs:
         raise ConfigurationError(f"ckpt_path: no run under {root}; set trainer.default_root_dir to where the run was")
     newest = max(runs, key=_number)
-    checkpoint = newest / "checkpoints" / f"{name}.ckpt"
+    checkpoint, journal = newest / "checkpoints" / f"{name}.ckpt", newest / JOURNAL
+    if not checkpoint.is_file() and name == "last" and journal.is_file():
+        return journal
     if not checkpoint.is_file():
         raise ConfigurationError(
             f"ckpt_path: the newest run, {newest}, has no {name} checkpoint; name the file of another"
@@ -62,9 +67,15 @@ def _number(run: Path) -> int:
     return int(run.name.removeprefix("version_"))
 
 
+def is_journal(path: Path) -> bool:
+    """Return whether what stands for a run's weights is its journal."""
+    return path.suffix == Path(JOURNAL).suffix
+
+
 def version_of(checkpoint: Path, root: Path) -> int | None:
-    """Return the number of the run that a checkpoint belongs to, so that a resumed run goes on in its folder."""
-    folder = checkpoint.resolve().parent.parent
+    """Return the number of the run that a checkpoint, or a journal, belongs to: a resumed run goes on in its folder."""
+    folder = checkpoint.resolve().parent
+    folder = folder if is_journal(checkpoint) else folder.parent
     prefix = "version_"
     if folder.parent != root.resolve() or not folder.name.startswith(prefix):
         return None

@@ -18,10 +18,13 @@ from tests.helpers.families import tiny
 from tests.helpers.methods import EPS, METHODS, SEED
 from tests.helpers.models import Quadratic, language_loss, tokens
 from zolightning import strategies
+from zolightning.journal import replay
+from zolightning.journal.identity import describe, rebuild
 from zolightning.optim import forward_mode, one_sided, two_sided
 from zolightning.optim.estimators import Estimate, Estimator
 from zolightning.optim.first_order import FirstOrderOptimizer
 from zolightning.optim.hybrid import HybridOptimizer
+from zolightning.optim.records import Record
 from zolightning.optim.zeroth_order import ZerothOrderOptimizer
 from zolightning.perturbation import bundle
 from zolightning.strategies import Strategy
@@ -117,6 +120,40 @@ def test_a_resumed_run_is_the_run_and_frozen_parameters_stay(name: str, scheme: 
     assert same(weights(whole), weights(parts))
     assert not same(weights(whole), before)
     assert all(torch.equal(p, before[key]) for key, p in whole.named_parameters() if not p.requires_grad)
+
+
+@every_dtype
+@every_scheme
+@every_method
+def test_a_run_is_its_scalars(name: str, scheme: str, dtype: torch.dtype) -> None:
+    """Taken again from what each step's record tells, weights and state are the run's, to the bit; no forward runs."""
+    strategy, model, again = METHODS[name].make(1e-2), model_of(scheme, dtype), model_of(scheme, dtype)
+    strategy.setup(model)
+    optimizer = strategy.configure_optimizer(model, SEED)
+    if not isinstance(optimizer, ZerothOrderOptimizer) or optimizer.irreproducible:
+        pytest.skip("it has no journal")
+    records, losses, rate = [], [], 1e-2
+    for step in range(5):
+        rate *= 0.9
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        # The third step is skipped, or, block by block, part of it.
+        spoiled = iter([torch.tensor(torch.nan)] if step == 2 else [])
+        losses.append(optimizer.step(lambda spoiled=spoiled: next(spoiled, 0.0) + language_loss(model, BATCH)))  # type: ignore[misc]
+        assert optimizer.taken is not None
+        assert optimizer.taken.factors.numel() == optimizer.factors_a_step
+        assert bool(optimizer.taken.factors.isnan().any()) == (step == 2)
+        records.append(Record(step, rate, float(losses[-1]), tuple(optimizer.taken.factors.tolist())))
+    strategy.setup(again)
+    other = rebuild(again, describe(optimizer))
+    replay(other, records)
+    assert same(weights(model), weights(again))
+    assert other.step_count == 5
+    assert torch.equal(other.guard.counts, optimizer.guard.counts)
+    for parameter, twin in zip(model.parameters(), again.parameters(), strict=True):
+        for key, kept in optimizer.state[parameter].items():
+            if key != "step":
+                assert torch.equal(kept, other.state[twin][key])
 
 
 @every_dtype

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from zolightning.callbacks.checkpoints import BestCheckpoint, LastCheckpoint
 from zolightning.callbacks.export import Export
+from zolightning.callbacks.journal import Journal
 from zolightning.callbacks.memory import MemoryProfiler
 from zolightning.callbacks.predictions import PredictionWriter
 from zolightning.callbacks.progress import Progress
@@ -13,6 +14,7 @@ from zolightning.callbacks.throughput import Throughput
 __all__ = (
     "BestCheckpoint",
     "Export",
+    "Journal",
     "LastCheckpoint",
     "MemoryProfiler",
     "PredictionWriter",

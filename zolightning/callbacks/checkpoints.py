@@ -16,6 +16,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_info
 from typing_extensions import override
 
+from zolightning.callbacks.journal import Journal
 from zolightning.errors import ConfigurationError
 from zolightning.finetuner import FineTuner
 
@@ -64,7 +65,8 @@ class LastCheckpoint(ModelCheckpoint):
     @override
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Say what an interrupted run has kept; a step may be half done, so nothing more is saved."""
-        if not isinstance(exception, KeyboardInterrupt):
+        keepers = (found for found in trainer.callbacks if isinstance(found, Journal))  # type: ignore[attr-defined]
+        if not isinstance(exception, KeyboardInterrupt) or any(keeper.keeps for keeper in keepers):
             return
         step = trainer.global_step
         if self.best_model_path:

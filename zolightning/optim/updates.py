@@ -28,13 +28,19 @@ class Update(Protocol):
     def check(self, optimizer: ZerothOrderOptimizer) -> None:
         """Raise ConfigurationError if the update cannot work with the optimizer's settings."""
 
-    def __call__(self, optimizer: ZerothOrderOptimizer, estimate: Estimate, closure: Closure) -> None:
-        """Move the weights.
+    def __call__(self, optimizer: ZerothOrderOptimizer, estimate: Estimate, closure: Closure) -> Tensor:
+        """Move the weights, and return the factors by which `again` would move them so [queries].
 
         Args:
             optimizer: whose weights.
             estimate: what the step's probes found.
             closure: returns the loss [] of the step's batch.
+        """
+
+    def again(self) -> Update | None:
+        """Return what repeats this update if it is given its factors as projected gradients, and makes no forward.
+
+        It must keep the same state. None if nothing can: then a run has no journal.
         """
 
 
@@ -52,10 +58,16 @@ class Linear:
     def check(self, optimizer: ZerothOrderOptimizer) -> None:
         """Accept any setting."""
 
-    def __call__(self, optimizer: ZerothOrderOptimizer, estimate: Estimate, closure: Closure) -> None:
+    def __call__(self, optimizer: ZerothOrderOptimizer, estimate: Estimate, closure: Closure) -> Tensor:
         """Move the weights against the estimate."""
-        shares = self.factors(estimate) / optimizer.num_queries
+        factors = self.factors(estimate)
+        shares = factors / optimizer.num_queries
         optimizer.engine.update(optimizer.places(), optimizer.steps_along(shares, estimate.finite))
+        return factors
+
+    def again(self) -> Update:
+        """Return an update that is linear in the factors themselves."""
+        return Linear()
 
     def factors(self, estimate: Estimate) -> Tensor:
         """Return what each direction is multiplied with, zero where the step is to be skipped [queries]."""
@@ -108,7 +120,11 @@ class Elementwise:
                 "element: use engine.idle_rows: update"
             )
 
-    def __call__(self, optimizer: ZerothOrderOptimizer, estimate: Estimate, closure: Closure) -> None:
+    def again(self) -> Update:
+        """Return itself."""
+        return self
+
+    def __call__(self, optimizer: ZerothOrderOptimizer, estimate: Estimate, closure: Closure) -> Tensor:
         """Move the weights by the rule."""
         groups, alive = optimizer.groups_by_name(), estimate.finite
         shares = estimate.projected_gradients / optimizer.num_queries
@@ -134,6 +150,7 @@ class Elementwise:
                 rate,
                 shrink,
             )
+        return estimate.projected_gradients
 
 
 def _move(
@@ -180,7 +197,11 @@ class Conservative:
                 "six more passes over the weights for: use engine.probe: in_forward"
             )
 
-    def __call__(self, optimizer: ZerothOrderOptimizer, estimate: Estimate, closure: Closure) -> None:
+    def again(self) -> Update:
+        """Return an update that is linear in the projected gradients times the choice."""
+        return Linear()
+
+    def __call__(self, optimizer: ZerothOrderOptimizer, estimate: Estimate, closure: Closure) -> Tensor:
         """Move the weights to the best of the three."""
         engine, places = optimizer.engine, optimizer.places()
         shares = estimate.projected_gradients / optimizer.num_queries
@@ -192,3 +213,4 @@ class Conservative:
         best = torch.where(found.isfinite(), found, torch.inf).argmin()
         choice = torch.where(best == 0, 0.0, torch.where(best == 1, 1.0, -1.0))
         engine.update(places, optimizer.steps_along(choice.to(shares) * shares, estimate.finite))
+        return choice.to(shares) * estimate.projected_gradients

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import logging
-import math
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import astuple
 from typing import Any
 
@@ -16,16 +15,20 @@ from typing_extensions import override
 
 from zolightning.errors import ConfigurationError
 from zolightning.optim.blocks import Block, Blocks, partition
-from zolightning.optim.estimators import Closure, Estimate, Estimator, joined, two_sided
+from zolightning.optim.estimators import Closure, Estimate, Estimator, two_sided
 from zolightning.optim.groups import decay_groups
 from zolightning.optim.guard import SkipGuard
+from zolightning.optim.hyperparameters import check_hyperparameters
 from zolightning.optim.masking import Masking, forget
+from zolightning.optim.method import Method
+from zolightning.optim.records import Recalled, Record, Taken
+from zolightning.optim.restoring import check_fits, restore_exactly, write_steps
 from zolightning.optim.sparsity import Sparsity
 from zolightning.optim.updates import Linear, Update
 from zolightning.perturbation.engine import Engine, Step
 from zolightning.perturbation.noise import LAYOUT_VERSION, Stream
 from zolightning.perturbation.options import DEFAULT, EngineOptions
-from zolightning.perturbation.phases import phase
+from zolightning.perturbation.rounding import wide_dtype
 from zolightning.perturbation.self_check import self_check
 
 log = logging.getLogger(__name__)
@@ -87,8 +90,10 @@ class ZerothOrderOptimizer(Optimizer):
         self.sparsity = sparsity
         self.last: Estimate | None = None
         self.engine = Engine(model, engine)
-        self._estimator, self._update = estimator, update
-        self._plan, self._blocks = blocks, [tuple(self.engine.parameters)]
+        self.estimator, self.update = estimator, update
+        self._ahead: dict[int, Record] = {}
+        self.taken: Taken | None = None
+        self.plan, self._blocks = blocks, [tuple(self.engine.parameters)]
         if blocks is not None:
             names = {parameter: name for name, parameter in self.engine.parameters.items()}
             self._blocks = partition(model, names, blocks.granularity)
@@ -103,7 +108,7 @@ class ZerothOrderOptimizer(Optimizer):
             self._kept |= own.keys()
             state.update(own)
         self._masking = None if sparsity is None else Masking(self, sparsity)
-        self.register_state_dict_pre_hook(_write_steps)
+        self.register_state_dict_pre_hook(write_steps)
 
     @property
     def step_count(self) -> int:
@@ -123,11 +128,12 @@ class ZerothOrderOptimizer(Optimizer):
     @override
     @torch.no_grad()
     def step(self, closure: Closure | None = None) -> Tensor:  # type: ignore[override]
-        """Probe, then move the weights.
+        """Probe, then move the weights; or, where `follow` was given a record of the step, move them by that.
 
         Args:
             closure: returns the loss [] of the step's batch; called without gradients at perturbed weights, always with
-                the same data; once more before the first step, if `check` has not been called.
+                the same data; once more before the first step, if `check` has not been called. A step that follows a
+                record needs none.
 
         Returns:
             The loss at the unperturbed weights, estimated as the mean over the probes [], on its device.
@@ -135,52 +141,93 @@ class ZerothOrderOptimizer(Optimizer):
         Raises:
             ConfigurationError: if no closure is given, or, at the first step, as `check`.
         """
+        record = self._ahead.pop(self.step_count, None)
+        if record is not None:
+            with self._learning_at(record.lr):
+                return self._step(self._again(record), _no_loss)
         if closure is None:
             raise ConfigurationError(
                 "a zeroth-order step needs a closure that returns the loss: optimizer.step(closure)"
             )
         if not self._checked:
             self.check(closure)
+        return self._step(Method(self.estimator, self.update), closure)
+
+    def follow(self, records: Iterable[Record]) -> None:
+        """Let the steps that have a record among these move the weights by it, without a forward.
+
+        Weights, masks and state then are what they were when the records were made, bit for bit on the same kind of
+        device, if this optimizer is made as that one was and begins where it did.
+
+        Raises:
+            ConfigurationError: if no step of this optimizer can be told by its scalars; see `irreproducible`.
+        """
+        if (why := self.irreproducible) is not None:
+            raise ConfigurationError(f"the steps of this optimizer are not told by scalars alone: {why}")
+        self._ahead = {record.step: record for record in records}
+
+    @property
+    def irreproducible(self) -> str | None:
+        """Why a step cannot be taken again from its record, or None if it can."""
+        if self.sparsity is not None and self.sparsity.score == "snip":
+            return "mask: snip goes by a gradient of the batch"
+        if self.engine.options.idle_rows == "skip":
+            return "engine.idle_rows: skip moves the rows that the batch reads"
+        if self.update.again() is None:
+            return f"{type(self.update).__name__} says that it cannot be repeated"
+        return None
+
+    def _again(self, record: Record) -> Method:
+        """Return how the step of a record is taken again."""
+        walk = self.estimator if self.engine.options.probe == "in_place" else None
+        first = next(iter(self.engine.parameters.values()))
+        update = self.update.again()
+        assert update is not None, "follow() has refused"
+        return Method(Recalled(record, first.device, wide_dtype(first.dtype), walk), update)
+
+    def _of_step(self) -> list[Block]:
+        assert self.plan is not None
+        return self.plan.of_step(self._blocks, self.step_count, self.seed)
+
+    @contextmanager
+    def _learning_at(self, lr: float) -> Iterator[None]:
+        """Let the step within have a learning rate of its own."""
+        kept = [group["lr"] for group in self.param_groups]
+        for group in self.param_groups:
+            group["lr"] = lr
+        try:
+            yield
+        finally:
+            for group, own in zip(self.param_groups, kept, strict=True):
+                group["lr"] = own
+
+    def _step(self, method: Method, closure: Closure) -> Tensor:
         self.engine.begin_step()
         if self._masking is not None:
             self._masking.pick_if_due(closure)
         try:
-            estimate = self._step_all(closure) if self._plan is None else self._step_blocks(closure, self._plan)
+            if self.plan is None:
+                estimate, factors = method.step(self, closure)
+            else:
+                estimate, factors = method.step_blocks(self, closure, self._of_step(), self.plan.order)
         finally:
             self.engine.restore()
         self.guard.watch(estimate.finite)
+        self.taken = Taken(self.step_count, self.param_groups[0]["lr"], estimate.loss, factors)
         for group in self.param_groups:
             group["step"] += 1
         self.last = estimate
         return estimate.loss
 
-    def _step_all(self, closure: Closure) -> Estimate:
-        estimate = self._probed(closure)
-        with phase("update"):
-            self._update(self, estimate, closure)
-        return estimate
-
-    def _step_blocks(self, closure: Closure, plan: Blocks) -> Estimate:
-        """Step block by block; each has directions of its own, since its parameters have names of their own."""
-        found: list[tuple[Block, Estimate]] = []
-        for block in plan.of_step(self._blocks, self.step_count, self.seed):
-            with self.engine.only(block):
-                found.append((block, self._step_all(closure) if plan.order == "sequential" else self._probed(closure)))
-        together = joined([estimate for _, estimate in found])
-        if plan.order == "joint":
-            for block, estimate in found:
-                with self.engine.only(block), phase("update"):
-                    self._update(self, estimate.deferred(together.finite), closure)
-        return together
-
-    def _probed(self, closure: Closure) -> Estimate:
-        with phase("probe"):
-            return self._estimator(self, closure, self.num_queries)
-
     @property
     def blocks(self) -> Sequence[Block]:
         """The names of the parameters of each block; one block of all if the model is not cut."""
         return self._blocks
+
+    @property
+    def factors_a_step(self) -> int:
+        """How many factors a step's `Record` has: one a query, for each block that it works on."""
+        return self.num_queries * len(self._blocks if self.plan is None else self._of_step())
 
     @torch.no_grad()
     def check(self, closure: Closure) -> None:
@@ -243,12 +290,12 @@ class ZerothOrderOptimizer(Optimizer):
                 f"the checkpoint's directions have noise layout {layout}, this version makes layout {LAYOUT_VERSION}: "
                 "the run cannot go on as it began"
             )
-        self._check_fits(state_dict)
+        check_fits(state_dict, self._kept)
         recipe = self.param_groups[0]["sparsity"]
         super().load_state_dict(state_dict)
         self.engine.begin_step()
         changed = self.param_groups[0]["sparsity"] != recipe
-        self._restore_exactly(state_dict)
+        restore_exactly(self, state_dict)
         if changed:
             log.warning("The mask %s of the checkpoint is replaced by %s", self.param_groups[0]["sparsity"], recipe)
             self.param_groups[0]["sparsity"] = recipe
@@ -257,42 +304,6 @@ class ZerothOrderOptimizer(Optimizer):
         elif self._masking is not None:
             self._masking.restore()
 
-    def _check_fits(self, state_dict: dict[str, Any]) -> None:
-        """Refuse a state that another update has kept."""
-        for state in state_dict["state"].values():
-            if missing := self._kept - state.keys():
-                raise ConfigurationError(
-                    f"the checkpoint's optimizer kept {', '.join(sorted(state.keys() - {'step'})) or 'nothing'}, and "
-                    f"this one needs {', '.join(sorted(missing))}: resume with the strategy that the run began with"
-                )
 
-    def _restore_exactly(self, state_dict: dict[str, Any]) -> None:
-        """Restore states as they are: torch casts them to the parameters' dtype, which would round them."""
-        for saved, group in zip(state_dict["param_groups"], self.param_groups, strict=True):
-            for index, parameter in zip(saved["params"], group["params"], strict=True):
-                for key, kept in state_dict["state"][index].items():
-                    if key != "step":
-                        self.state[parameter][key] = kept.detach().clone().to(parameter.device)
-
-
-def check_hyperparameters(*, lr: float, eps: float, num_queries: int = 1, weight_decay: float = 0.0) -> None:
-    """Check the numbers that all zeroth-order methods share.
-
-    Raises:
-        ConfigurationError: if a number is out of its range.
-    """
-    if not 0 <= lr < math.inf:
-        raise ConfigurationError(f"lr must be a number from 0 on, got {lr}")
-    if not 0 < eps < math.inf:
-        raise ConfigurationError(f"eps, the smoothing parameter, must be a positive number, got {eps}; 1e-3 is usual")
-    if not isinstance(num_queries, int) or num_queries < 1:
-        raise ConfigurationError(f"num_queries must be a whole number from 1 on, got {num_queries}")
-    if not 0 <= weight_decay < math.inf:
-        raise ConfigurationError(f"weight_decay must be a number from 0 on, got {weight_decay}")
-
-
-def _write_steps(optimizer: Optimizer) -> None:
-    """Bring the per-parameter counters up to date; between checkpoints the groups' counter is the one that counts."""
-    for group in optimizer.param_groups:
-        for parameter in group["params"]:
-            optimizer.state[parameter]["step"].fill_(group["step"])
+def _no_loss() -> Tensor:
+    raise AssertionError("a step that follows a record takes no forward")

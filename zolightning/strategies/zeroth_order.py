@@ -9,9 +9,10 @@ from typing_extensions import override
 from zolightning.errors import ConfigurationError, check_choice
 from zolightning.optim.blocks import Blocks
 from zolightning.optim.estimators import ESTIMATORS, Closure, Estimator, Sides
+from zolightning.optim.hyperparameters import check_hyperparameters
 from zolightning.optim.sparsity import sparsity_of
 from zolightning.optim.updates import Linear, Update
-from zolightning.optim.zeroth_order import ZerothOrderOptimizer, check_hyperparameters
+from zolightning.optim.zeroth_order import ZerothOrderOptimizer
 from zolightning.perturbation.masks import Score
 from zolightning.perturbation.options import DEFAULT, EngineOptions
 from zolightning.strategies.base import Strategy

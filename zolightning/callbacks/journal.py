@@ -1,0 +1,296 @@
+"""The journal of a run: each step's scalars on the disk, from which an interrupted run loses no step."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from typing_extensions import override
+
+import zolightning
+from zolightning.errors import ConfigurationError
+from zolightning.finetuner import FineTuner
+from zolightning.journal.identity import check_same, describe
+from zolightning.journal.layout import FORMAT, Validation
+from zolightning.journal.reader import Journal as Known
+from zolightning.journal.reader import read
+from zolightning.journal.replay import replay_shown
+from zolightning.journal.scheme import base_of, describe_scheme
+from zolightning.journal.writer import JournalWriter
+from zolightning.optim.records import Record, Taken
+from zolightning.optim.zeroth_order import ZerothOrderOptimizer
+from zolightning.resume import name_of
+from zolightning.runs import JOURNAL, run_folder
+
+
+class Journal(Callback):
+    """Keeps `journal.zoj` in the run's folder: with the base weights it determines the weights after every step.
+
+    Some tens of bytes a step: 20,000 steps are half a megabyte. A run that ended early, however it did, goes on behind
+    its last recorded step with `--ckpt_path last`; `tools/replay.py` and `zolightning.journal.load` make the fine-tuned
+    model of any step from the base model. First-order and hybrid strategies have none: their steps are no scalars.
+
+    Args:
+        enabled: whether to keep one.
+        every_steps: steps after which records are written and waited for, at the latest.
+        every_seconds: seconds after which they are.
+
+    Attributes:
+        source: a journal that stands for a checkpoint: `validate`, `test` and `predict` replay it first.
+    """
+
+    def __init__(self, enabled: bool = True, every_steps: int = 100, every_seconds: float = 10.0) -> None:
+        if every_steps < 1 or every_seconds < 0:
+            raise ConfigurationError(
+                f"journal: every_steps must be at least 1 and every_seconds not negative, got {every_steps} and "
+                f"{every_seconds}"
+            )
+        self.enabled = enabled
+        self.every_steps = every_steps
+        self.every_seconds = every_seconds
+        self.source: Path | None = None
+        self._base: dict[str, str] | None = None
+        self._writer: JournalWriter | None = None
+        self._recalled: dict[int, Record] = {}
+        self._validated: set[int] = set()
+        self._pending: list[tuple[Taken, int]] = []
+        self._written_at = 0.0
+        self._forwards = 0
+
+    @property
+    def keeps(self) -> bool:
+        """Whether the run that goes on is recorded."""
+        return self._writer is not None
+
+    # The base
+
+    @override
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take the base weights' fingerprint, where the weights are the base's: not in a run that goes on."""
+        if self.enabled and self._base is None and trainer.ckpt_path is None and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            assert isinstance(pl_module, FineTuner)
+            if reason_against(trainer, pl_module) is None:
+                self._base = base_of(pl_module.network, adapter=pl_module.scheme.adapter is not None)
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        return {"base": self._base}
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._base = state_dict["base"]
+
+    # Beginning, or going on
+
+    @override
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin the journal, or go on behind the one that the run's folder has.
+
+        Raises:
+            ConfigurationError: if the folder's journal is of another run, or none can be written.
+        """
+        assert isinstance(pl_module, FineTuner)
+        if not self.enabled or trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        if (why := reason_against(trainer, pl_module)) is not None:
+            rank_zero_info(f"No journal is kept: {why}")
+            return
+        path = run_folder(trainer) / JOURNAL
+        known = read(path) if path.is_file() else None
+        if known is None and trainer.global_step:
+            rank_zero_info(f"No journal is kept: there is none of the {trainer.global_step:,} steps so far")
+            return
+        optimizer = trainer.optimizers[0]
+        assert isinstance(optimizer, ZerothOrderOptimizer)
+        header = self._header(trainer, pl_module, optimizer)
+        if known is not None:
+            check_same(known.header, _identity(header), path)
+        # Others read what one process is about to write.
+        trainer.strategy.barrier("journal")
+        self._writer = self._begun(path, header, known, trainer)
+        if known is not None and self._writer is not None:
+            self._follow(known, optimizer, trainer)
+        self._forwards, self._written_at = pl_module.forward_passes, time.monotonic()
+
+    def _header(self, trainer: Trainer, module: FineTuner, optimizer: ZerothOrderOptimizer) -> dict[str, Any]:
+        monitors = [found for found in trainer.checkpoint_callbacks if isinstance(found, ModelCheckpoint)]
+        best = next((found for found in monitors if found.monitor is not None), None)
+        return {
+            "format": FORMAT,
+            "written_by": {"zolightning": zolightning.__version__, "torch": str(torch.__version__)},
+            "model": {"backbone": module.backbone, "dtype": module.dtype_name, "attention": module.attention},
+            "base": self._base,
+            "scheme": describe_scheme(module.scheme),
+            "strategy": {"name": name_of(module.strategy), "settings": _plain(module.strategy_settings)},
+            "data": _plain(module.task.settings()),
+            "selection": None if best is None else {"monitor": best.monitor, "mode": best.mode},
+            **describe(optimizer),
+        }
+
+    def _begun(self, path: Path, header: dict[str, Any], known: Known | None, trainer: Trainer) -> JournalWriter | None:
+        """Return what writes the journal, or None if it cannot go on."""
+        if known is None:
+            return JournalWriter(path, header)
+        steps, here = len(known.steps), trainer.global_step
+        if known.lost:
+            rank_zero_warn(
+                f"{path}: the last {known.lost:,} bytes are no whole record, or were changed, and are cut off; "
+                f"{steps:,} steps are good"
+            )
+        if steps < here:
+            kept = _set_aside(path, steps)
+            rank_zero_warn(
+                f"The journal ends at step {steps:,}, before the checkpoint's {here:,}: it is now {kept.name}, and "
+                "none is kept from here on"
+            )
+            return None
+        if steps == here or _is_last(trainer):
+            return JournalWriter(path, known.header, known)
+        kept = _set_aside(path, steps)
+        rank_zero_info(f"The run goes on from step {here:,}; the journal of all {steps:,} steps is now {kept.name}")
+        writer = JournalWriter(path, known.header)
+        writer.append(known.steps[:here])
+        writer.append(validation for validation in known.validations if validation.step <= here)
+        return writer
+
+    def _follow(self, known: Known, optimizer: ZerothOrderOptimizer, trainer: Trainer) -> None:
+        """Let the steps behind the checkpoint be taken again, if it is the last one."""
+        tail = known.steps[trainer.global_step :] if _is_last(trainer) else ()
+        optimizer.follow(tail)
+        self._recalled = {record.step: record for record in tail}
+        self._validated = {validation.step for validation in known.validations}
+        if tail:
+            rank_zero_info(
+                f"{len(tail):,} steps behind step {trainer.global_step:,} are taken again from the journal, without "
+                "forwards"
+            )
+
+    # In a checkpoint's place
+
+    @override
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.state.fn == TrainerFn.VALIDATING:
+            self._replay(pl_module)
+
+    @override
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._replay(pl_module)
+
+    @override
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._replay(pl_module)
+
+    def _replay(self, module: LightningModule) -> None:
+        """Move the base weights by all steps of the journal that stands for a checkpoint."""
+        if self.source is None:
+            return
+        assert isinstance(module, FineTuner)
+        journal = read(self.source)
+        replay_shown(module.network, journal, journal.steps)
+        self.source = None
+
+    # Recording
+
+    @override
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Note the step; write, if it is time."""
+        assert isinstance(pl_module, FineTuner)
+        optimizer = trainer.optimizers[0]
+        if not isinstance(optimizer, ZerothOrderOptimizer) or (taken := optimizer.taken) is None:
+            return
+        record = self._recalled.pop(taken.step, None)
+        if record is not None:
+            pl_module.forward_passes += record.forwards
+        elif self._writer is not None:
+            self._pending.append((taken, pl_module.forward_passes - self._forwards))
+            late = time.monotonic() - self._written_at >= self.every_seconds
+            if late or len(self._pending) >= self.every_steps:
+                self.flush()
+        self._forwards = pl_module.forward_passes
+
+    @override
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note what selects."""
+        if self._writer is None or trainer.state.fn != TrainerFn.FITTING:
+            return
+        selection = self._writer.header["selection"]
+        score = None if selection is None else trainer.callback_metrics.get(selection["monitor"])
+        if score is not None and trainer.global_step not in self._validated:
+            self._validated.add(trainer.global_step)
+            self.flush()
+            self._writer.append([Validation(trainer.global_step, float(score))])
+
+    def flush(self) -> None:
+        """Write what is pending, and wait until it is on the disk; it waits for the device, once."""
+        if self._writer is None or not self._pending:
+            return
+        found = torch.stack([torch.cat([taken.loss.reshape(1), taken.factors]) for taken, _ in self._pending]).tolist()
+        self._writer.append(
+            Record(taken.step, taken.lr, values[0], tuple(values[1:]), forwards)
+            for (taken, forwards), values in zip(self._pending, found, strict=True)
+        )
+        self._pending.clear()
+        self._written_at = time.monotonic()
+
+    @override
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """A journal is never behind a checkpoint."""
+        self.flush()
+
+    @override
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Write what is pending: of the steps that were done nothing is lost."""
+        if self._writer is not None:
+            self.flush()
+            if isinstance(exception, KeyboardInterrupt):
+                rank_zero_info(
+                    f"Interrupted at step {trainer.global_step:,}: every step is in {self._writer.path}. To go on, add "
+                    "--ckpt_path last"
+                )
+
+    @override
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Close the journal."""
+        if self._writer is not None:
+            self.flush()
+            self._writer.close()
+        self._writer = None
+        self._recalled.clear()
+        self._validated.clear()
+
+
+def reason_against(trainer: Trainer, module: FineTuner) -> str | None:
+    """Return why a run can have no journal, or None if it can."""
+    optimizer = trainer.optimizers[0]
+    if not isinstance(optimizer, ZerothOrderOptimizer):
+        return f"{name_of(module.strategy)} goes by gradients, and its steps are not told by scalars"
+    return optimizer.irreproducible
+
+
+def _is_last(trainer: Trainer) -> bool:
+    """Whether a run goes on from where it ended, and not from an earlier state that was chosen."""
+    return trainer.ckpt_path is None or Path(trainer.ckpt_path).stem == "last"
+
+
+def _identity(header: dict[str, Any]) -> dict[str, Any]:
+    """The part of a header in which a run that goes on must not differ from the one that began."""
+    free = {"written_by", "data", "selection", "model"}
+    kept = {name: value for name, value in header.items() if name not in free}
+    return kept | {"strategy": {"name": header["strategy"]["name"]}}
+
+
+def _plain(values: dict[str, object]) -> dict[str, object]:
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
+
+def _set_aside(path: Path, steps: int) -> Path:
+    """Rename a journal after the number of its steps."""
+    return path.rename(path.with_name(f"{path.stem}-{steps}{path.suffix}"))

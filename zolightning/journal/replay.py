@@ -1,0 +1,88 @@
+"""From base weights and a journal to the fine-tuned weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import nn
+
+from zolightning.journal.identity import check_same, describe, rebuild
+from zolightning.journal.reader import Journal, read
+from zolightning.journal.scheme import base_of, loaded
+from zolightning.optim.records import Record
+from zolightning.optim.zeroth_order import ZerothOrderOptimizer
+
+
+def replay(optimizer: ZerothOrderOptimizer, records: Sequence[Record], tick: Callable[[], None] | None = None) -> None:
+    """Take recorded steps again: the weights and the optimizer's state become what they were, without a forward.
+
+    Bit for bit on the kind of device that the records were made on.
+
+    Args:
+        optimizer: made as that of the run was, on the weights that the first of the records began with.
+        records: in their order.
+        tick: called after each step.
+
+    Raises:
+        ConfigurationError: if the optimizer's steps are not told by scalars alone.
+    """
+    optimizer.follow(records)
+    for _ in records:
+        optimizer.step()
+        if tick is not None:
+            tick()
+
+
+def load(
+    base: str,
+    journal: str | Path | Journal,
+    step: int | Literal["best", "last"] = "last",
+    device: str = "cpu",
+    tick: Callable[[], None] | None = None,
+) -> nn.Module:
+    """Return the model that a run had fine-tuned, from its base model and its journal.
+
+    Args:
+        base: hub id or folder of the base model.
+        journal: the file, or what `read` returned.
+        step: after how many steps; `best` for those before the best validation, `last` for all.
+        device: where to replay, and to leave the model; on the kind of device of the run it is bit-equal to the run's.
+        tick: called after each step.
+
+    Raises:
+        ConfigurationError: if the journal cannot be read, has no such step, or is of another base model.
+
+    Example::
+
+        model = zolightning.journal.load("mistralai/Mistral-7B-v0.1", "journal.zoj")
+    """
+    known = journal if isinstance(journal, Journal) else read(journal)
+    records = known.up_to(step)
+    model = loaded(base, known.header).to(device)
+    apply(model, known, records, tick)
+    return model
+
+
+def replay_shown(model: nn.Module, journal: Journal, records: Sequence[Record]) -> None:
+    """Do what `apply` does, with a progress bar."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, transient=True) as bar:
+        shown = bar.add_task(f"Replaying {journal.path.name}", total=len(records))
+        apply(model, journal, records, lambda: bar.advance(shown))
+
+
+def apply(
+    model: nn.Module, journal: Journal, records: Sequence[Record], tick: Callable[[], None] | None = None
+) -> None:
+    """Move a model, whose weights are the base's, by the first records of a journal.
+
+    Raises:
+        ConfigurationError: if the model is not the one that the journal began with.
+    """
+    optimizer = rebuild(model, journal.header)
+    here: dict[str, Any] = {"base": base_of(model, adapter=journal.header["scheme"]["adapter"]), **describe(optimizer)}
+    check_same(journal.header, here, journal.path)
+    replay(optimizer, records, tick)

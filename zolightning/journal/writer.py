@@ -1,0 +1,99 @@
+"""Writing a journal: appended in batches, on the disk before they count."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from zolightning.errors import ConfigurationError
+from zolightning.journal.layout import Layout, Validation
+from zolightning.journal.reader import Journal
+from zolightning.optim.records import Record
+
+
+class JournalWriter:
+    """Appends records to a journal; what `append` has returned from survives a crash of the machine.
+
+    One process at a time writes a journal.
+
+    Args:
+        path: the file.
+        header: what a new journal begins with.
+        known: the journal that is there and goes on: what lies behind its last good record is cut off.
+
+    Raises:
+        ConfigurationError: if another process writes it, or it cannot be written.
+    """
+
+    def __init__(self, path: Path, header: dict[str, Any], known: Journal | None = None) -> None:
+        self.path = path
+        self._layout = Layout(header) if known is None else known.layout
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise ConfigurationError(
+                f"the journal {path} cannot be written ({error.strerror}): set trainer.default_root_dir to a folder "
+                "that can, or journal.enabled to false"
+            ) from error
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(self._file)
+            raise ConfigurationError(f"another process writes the journal {path}: wait for it, or stop it") from error
+        self._size = 0 if known is None else known.size
+        os.ftruncate(self._file, self._size)
+        if known is None:
+            self._write(self._layout.head)
+            _sync_folder(path.parent)
+
+    @property
+    def header(self) -> dict[str, Any]:
+        """What the journal begins with."""
+        return self._layout.header
+
+    def append(self, records: Iterable[Record | Validation]) -> None:
+        """Write records and wait until they are on the disk.
+
+        Raises:
+            OSError: if they cannot be; the file then ends with the last record before them.
+        """
+        self._write(b"".join(map(self._layout.encode, records)))
+
+    def _write(self, data: bytes) -> None:
+        try:
+            done = 0
+            while done < len(data):
+                done += os.pwrite(self._file, data[done:], self._size + done)
+            os.fsync(self._file)
+        except OSError:
+            os.ftruncate(self._file, self._size)
+            raise
+        self._size += len(data)
+
+    def close(self) -> None:
+        """Let others write the journal."""
+        os.close(self._file)
+
+    def __enter__(self) -> JournalWriter:
+        """Return itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the file."""
+        self.close()
+
+
+def _sync_folder(folder: Path) -> None:
+    """Wait until a new file's name is on the disk."""
+    number = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
