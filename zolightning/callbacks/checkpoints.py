@@ -57,16 +57,36 @@ class BestCheckpoint(ModelCheckpoint):
 
 
 class LastCheckpoint(ModelCheckpoint):
-    """Keeps `checkpoints/last.ckpt`, from which `--ckpt_path last` resumes."""
+    """Keeps `checkpoints/last.ckpt`, from which `--ckpt_path last` resumes.
 
-    def __init__(self) -> None:
-        super().__init__(filename="last", save_top_k=1, save_on_train_epoch_end=False, enable_version_counter=False)
+    Args:
+        snapshot_every: `validation`, or `none` for a run that has a journal: it then resumes from the base weights and
+            the journal alone, taking all steps again without their forwards, and its validations with them.
+    """
+
+    def __init__(self, snapshot_every: Literal["validation", "none"] = "validation") -> None:
+        kept = 1 if snapshot_every == "validation" else 0
+        super().__init__(filename="last", save_top_k=kept, save_on_train_epoch_end=False, enable_version_counter=False)
+        self.snapshot_every = snapshot_every
+
+    @override
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuse a run that could not be resumed.
+
+        Raises:
+            ConfigurationError: if there are neither snapshots nor a journal.
+        """
+        super().on_train_start(trainer, pl_module)
+        if self.snapshot_every == "none" and trainer.is_global_zero and not journal_of(trainer):
+            raise ConfigurationError(
+                "last_checkpoint.snapshot_every: none leaves a run without a journal nothing to resume from: set it to "
+                "validation"
+            )
 
     @override
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Say what an interrupted run has kept; a step may be half done, so nothing more is saved."""
-        keepers = (found for found in trainer.callbacks if isinstance(found, Journal))  # type: ignore[attr-defined]
-        if not isinstance(exception, KeyboardInterrupt) or any(keeper.keeps for keeper in keepers):
+        if not isinstance(exception, KeyboardInterrupt) or journal_of(trainer):
             return
         step = trainer.global_step
         if self.best_model_path:
@@ -83,5 +103,11 @@ class LastCheckpoint(ModelCheckpoint):
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save the last state of a run without validation; any other run validates its last step."""
-        if not trainer.enable_validation and self.dirpath and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+        if not trainer.enable_validation and self.save_top_k and self.dirpath and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             trainer.save_checkpoint(Path(self.dirpath) / f"{self.filename}.ckpt")
+
+
+def journal_of(trainer: Trainer) -> Journal | None:
+    """Return what keeps the run's journal, or None if nothing does."""
+    found = (callback for callback in trainer.callbacks if isinstance(callback, Journal))  # type: ignore[attr-defined]
+    return next((keeper for keeper in found if keeper.keeps), None)

@@ -8,24 +8,22 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from typing_extensions import override
 
-import zolightning
+from zolightning.callbacks.run_header import header_of, identity_of, reason_against
 from zolightning.errors import ConfigurationError
 from zolightning.finetuner import FineTuner
-from zolightning.journal.identity import check_same, describe
-from zolightning.journal.layout import FORMAT, Validation
+from zolightning.journal.identity import check_same
+from zolightning.journal.layout import Validation
 from zolightning.journal.reader import Journal as Known
 from zolightning.journal.reader import read
-from zolightning.journal.replay import replay_shown
-from zolightning.journal.scheme import base_of, describe_scheme
+from zolightning.journal.replay import apply
+from zolightning.journal.scheme import base_of
 from zolightning.journal.writer import JournalWriter
 from zolightning.optim.records import Record, Taken
 from zolightning.optim.zeroth_order import ZerothOrderOptimizer
-from zolightning.resume import name_of
 from zolightning.runs import JOURNAL, run_folder
 
 
@@ -108,30 +106,15 @@ class Journal(Callback):
             return
         optimizer = trainer.optimizers[0]
         assert isinstance(optimizer, ZerothOrderOptimizer)
-        header = self._header(trainer, pl_module, optimizer)
+        header = header_of(trainer, pl_module, optimizer, self._base)
         if known is not None:
-            check_same(known.header, _identity(header), path)
+            check_same(known.header, identity_of(header), path)
         # Others read what one process is about to write.
         trainer.strategy.barrier("journal")
         self._writer = self._begun(path, header, known, trainer)
         if known is not None and self._writer is not None:
             self._follow(known, optimizer, trainer)
         self._forwards, self._written_at = pl_module.forward_passes, time.monotonic()
-
-    def _header(self, trainer: Trainer, module: FineTuner, optimizer: ZerothOrderOptimizer) -> dict[str, Any]:
-        monitors = [found for found in trainer.checkpoint_callbacks if isinstance(found, ModelCheckpoint)]
-        best = next((found for found in monitors if found.monitor is not None), None)
-        return {
-            "format": FORMAT,
-            "written_by": {"zolightning": zolightning.__version__, "torch": str(torch.__version__)},
-            "model": {"backbone": module.backbone, "dtype": module.dtype_name, "attention": module.attention},
-            "base": self._base,
-            "scheme": describe_scheme(module.scheme),
-            "strategy": {"name": name_of(module.strategy), "settings": _plain(module.strategy_settings)},
-            "data": _plain(module.task.settings()),
-            "selection": None if best is None else {"monitor": best.monitor, "mode": best.mode},
-            **describe(optimizer),
-        }
 
     def _begun(self, path: Path, header: dict[str, Any], known: Known | None, trainer: Trainer) -> JournalWriter | None:
         """Return what writes the journal, or None if it cannot go on."""
@@ -192,7 +175,7 @@ class Journal(Callback):
             return
         assert isinstance(module, FineTuner)
         journal = read(self.source)
-        replay_shown(module.network, journal, journal.steps)
+        apply(module.network, journal, journal.steps, bar=True)
         self.source = None
 
     # Recording
@@ -267,28 +250,9 @@ class Journal(Callback):
         self._validated.clear()
 
 
-def reason_against(trainer: Trainer, module: FineTuner) -> str | None:
-    """Return why a run can have no journal, or None if it can."""
-    optimizer = trainer.optimizers[0]
-    if not isinstance(optimizer, ZerothOrderOptimizer):
-        return f"{name_of(module.strategy)} goes by gradients, and its steps are not told by scalars"
-    return optimizer.irreproducible
-
-
 def _is_last(trainer: Trainer) -> bool:
     """Whether a run goes on from where it ended, and not from an earlier state that was chosen."""
     return trainer.ckpt_path is None or Path(trainer.ckpt_path).stem == "last"
-
-
-def _identity(header: dict[str, Any]) -> dict[str, Any]:
-    """The part of a header in which a run that goes on must not differ from the one that began."""
-    free = {"written_by", "data", "selection", "model"}
-    kept = {name: value for name, value in header.items() if name not in free}
-    return kept | {"strategy": {"name": header["strategy"]["name"]}}
-
-
-def _plain(values: dict[str, object]) -> dict[str, object]:
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
 
 def _set_aside(path: Path, steps: int) -> Path:

@@ -41,7 +41,7 @@ def load(
     journal: str | Path | Journal,
     step: int | Literal["best", "last"] = "last",
     device: str = "cpu",
-    tick: Callable[[], None] | None = None,
+    bar: bool = False,
 ) -> nn.Module:
     """Return the model that a run had fine-tuned, from its base model and its journal.
 
@@ -50,7 +50,7 @@ def load(
         journal: the file, or what `read` returned.
         step: after how many steps; `best` for those before the best validation, `last` for all.
         device: where to replay, and to leave the model; on the kind of device of the run it is bit-equal to the run's.
-        tick: called after each step.
+        bar: whether to show a progress bar.
 
     Raises:
         ConfigurationError: if the journal cannot be read, has no such step, or is of another base model.
@@ -62,21 +62,11 @@ def load(
     known = journal if isinstance(journal, Journal) else read(journal)
     records = known.up_to(step)
     model = loaded(base, known.header).to(device)
-    apply(model, known, records, tick)
+    apply(model, known, records, bar)
     return model
 
 
-def replay_shown(model: nn.Module, journal: Journal, records: Sequence[Record]) -> None:
-    """Do what `apply` does, with a progress bar."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, transient=True) as bar:
-        shown = bar.add_task(f"Replaying {journal.path.name}", total=len(records))
-        apply(model, journal, records, lambda: bar.advance(shown))
-
-
-def apply(
-    model: nn.Module, journal: Journal, records: Sequence[Record], tick: Callable[[], None] | None = None
-) -> None:
+def apply(model: nn.Module, journal: Journal, records: Sequence[Record], bar: bool = False) -> None:
     """Move a model, whose weights are the base's, by the first records of a journal.
 
     Raises:
@@ -85,4 +75,7 @@ def apply(
     optimizer = rebuild(model, journal.header)
     here: dict[str, Any] = {"base": base_of(model, adapter=journal.header["scheme"]["adapter"]), **describe(optimizer)}
     check_same(journal.header, here, journal.path)
-    replay(optimizer, records, tick)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, transient=True, disable=not bar) as progress:
+        shown = progress.add_task(f"Replaying {journal.path.name}", total=len(records))
+        replay(optimizer, records, lambda: progress.advance(shown))

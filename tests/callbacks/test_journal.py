@@ -1,0 +1,157 @@
+"""The journal of a run: crashes lose nothing, and the journal alone makes the weights again."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.helpers.runs import fit, recipe, weights
+from zolightning.cli import main
+from zolightning.errors import ConfigurationError
+from zolightning.finetuner import FineTuner
+from zolightning.journal import load, read
+from zolightning.runs import JOURNAL, run_folder
+
+Copies = Callable[..., Path]
+
+
+@pytest.fixture
+def copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Copies:
+    """Runs a recipe, and copies what is on the disk after given steps, as a machine that fails there would leave it."""
+    original = FineTuner.on_train_batch_end
+
+    def run(strategy: str, *steps: int, every: int = 3) -> Path:
+        def copy(module: FineTuner, *arguments: object) -> None:
+            original(module, *arguments)  # type: ignore[arg-type]
+            if module.global_step in steps:
+                shutil.copytree(run_folder(module.trainer), tmp_path / f"after-{module.global_step}" / "version_0")
+
+        monkeypatch.setattr(FineTuner, "on_train_batch_end", copy)
+        folder = fit(recipe(tmp_path, strategy), "--journal.every_steps", str(every))
+        monkeypatch.setattr(FineTuner, "on_train_batch_end", original)
+        return folder.parent.rename(tmp_path / "whole") / "version_0"
+
+    return run
+
+
+def resume(strategy: str, left: Path, *flags: str) -> Path:
+    """Go on with a copy of a run, in the place where it was."""
+    folder = left.parent
+    shutil.rmtree(folder / "runs", ignore_errors=True)
+    shutil.copytree(left, folder / "runs")
+    return fit(folder / f"{strategy}.yaml", "--ckpt_path", "last", "--journal.every_steps", "3", *flags)
+
+
+def equal(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def results(run: Path) -> dict[str, object]:
+    found: dict[str, object] = json.loads((run / "result.json").read_text())
+    return {name: value for name, value in found.items() if name not in ("seconds", "peak_memory_gib")}
+
+
+@pytest.mark.parametrize("strategy", ["SparseMeZO", "ZOAdam", "BlockwiseZO"])
+def test_a_run_that_ends_anywhere_goes_on_as_if_it_had_not(tmp_path: Path, copied: Copies, strategy: str) -> None:
+    """After step 1 there is not a record, after 3 no checkpoint, after 7 a tail behind one; 6 batches are an epoch."""
+    whole = copied(strategy, 1, 3, 7, 10)
+    for step, recorded, checkpoint in ((1, 0, False), (3, 3, False), (7, 7, True), (10, 8, True)):
+        root = tmp_path / f"after-{step}"
+        assert len(read(root / "version_0" / JOURNAL).steps) == recorded
+        assert (root / "version_0" / "checkpoints" / "last.ckpt").exists() == checkpoint
+        run = resume(strategy, root)
+        for name in ("last", "best"):
+            assert equal(weights(run / "checkpoints" / f"{name}.ckpt"), weights(whole / "checkpoints" / f"{name}.ckpt"))
+        assert (run / JOURNAL).read_bytes() == (whole / JOURNAL).read_bytes()
+        assert results(run) == results(whole)
+
+
+def test_the_journal_and_the_base_make_every_step(tmp_path: Path, copied: Copies) -> None:
+    run = copied("SparseMeZO")
+    for step, name in (("last", "last"), ("best", "best")):
+        model = load("sample", run / JOURNAL, step)  # type: ignore[arg-type]
+        found = {f"model.{name}": parameter for name, parameter in model.named_parameters()}
+        kept = weights(run / "checkpoints" / f"{name}.ckpt")
+        assert equal(found, {name: kept[name] for name in found})
+    main(["test", "--config", str(tmp_path / "SparseMeZO.yaml"), "--ckpt_path", str(run / JOURNAL)])
+
+
+def test_an_adapter_s_journal_makes_the_adapter(tmp_path: Path) -> None:
+    run = fit(recipe(tmp_path), "--model.scheme", "lora", "--model.dtype", "bfloat16")
+    model = load("sample", run / JOURNAL)
+    kept = weights(run / "checkpoints" / "last.ckpt")
+    found = {f"model.{name}": parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert equal(found, kept)
+    with pytest.raises(ConfigurationError, match=r"of another run:\n  - base\.fingerprint"):
+        load(str(run.parent.parent / "other"), changed(run, tmp_path / "other"))
+
+
+def changed(run: Path, folder: Path) -> Path:
+    """Write the sample model with one weight changed, and return the run's journal."""
+    from zolightning.models.loading import export, load_model, load_tokenizer
+
+    model = load_model("sample", "float32", "sdpa")
+    with torch.no_grad():
+        next(model.parameters()).view(-1)[0] += 1.0
+    export(model, load_tokenizer("sample"), folder)
+    return run / JOURNAL
+
+
+def test_another_run_s_journal_is_refused(tmp_path: Path, copied: Copies, capsys: pytest.CaptureFixture[str]) -> None:
+    copied("ZOSGD", 3)
+    root = tmp_path / "after-3"
+    for flags, said in (
+        (("--model.strategy", "SparseMeZO", "--model.strategy.keep_ratio", "0.5"), "strategy.name is ZOSGD"),
+        (("--model.strategy.num_queries", "2"), "optimizer.num_queries is 1 in the journal, 2 here"),
+        (("--model.dtype", "bfloat16"), "trained.dtypes is ['float32'] in the journal, ['bfloat16'] here"),
+        (("--model.strategy.engine.rounding", "nearest"), "optimizer.engine.rounding is stochastic in the journal"),
+    ):
+        with pytest.raises(SystemExit):
+            resume("ZOSGD", root, *flags)
+        assert said in capsys.readouterr().err
+        assert len(read(tmp_path / "runs" / "version_0" / JOURNAL).steps) == 3
+
+
+def test_a_torn_journal_goes_on(tmp_path: Path, copied: Copies) -> None:
+    whole = copied("ZOSGD", 7)
+    path = tmp_path / "after-7" / "version_0" / JOURNAL
+    path.write_bytes(path.read_bytes()[:-5])
+    with pytest.warns(
+        UserWarning, match="the last 22 bytes are no whole record, or were changed, and are cut off; 6 s"
+    ):
+        run = resume("ZOSGD", tmp_path / "after-7")
+    assert (run / JOURNAL).read_bytes() == (whole / JOURNAL).read_bytes()
+
+
+def test_going_on_from_the_best_keeps_the_old_journal_aside(tmp_path: Path, copied: Copies) -> None:
+    whole = copied("ZOSGD")
+    best = torch.load(whole / "checkpoints" / "best.ckpt", weights_only=True)["global_step"]
+    assert best < 10
+    before = (whole / JOURNAL).read_bytes()
+    run = resume("ZOSGD", whole.parent, "--ckpt_path", "best")
+    assert (run / "journal-10.zoj").read_bytes() == before
+    assert read(run / JOURNAL).steps == read(whole / JOURNAL).steps
+
+
+@pytest.mark.parametrize("strategy", ["FOSGD", "HybridZOFO"])
+def test_gradients_leave_no_journal(
+    tmp_path: Path, strategy: str, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    run = fit(recipe(tmp_path, strategy))
+    assert not (run / JOURNAL).exists()
+    said = "".join(capsys.readouterr()) + caplog.text
+    assert "No journal is kept: " in said
+    assert "goes by gradients" in said
+
+
+def test_a_journal_can_be_turned_off(tmp_path: Path) -> None:
+    run = fit(recipe(tmp_path), "--journal.enabled", "false")
+    assert not (run / JOURNAL).exists()
+    with pytest.raises(SystemExit):
+        fit(recipe(tmp_path), "--journal.every_steps", "0")
