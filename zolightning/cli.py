@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import inspect
 import logging
 import os
+import signal
 import sys
 import warnings
 from pathlib import Path
@@ -15,15 +17,19 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from typing_extensions import override
 
 from zolightning import __version__, callbacks
 from zolightning.errors import ConfigurationError, DivergenceError, configuration_error_behind
 from zolightning.finetuner import FineTuner
 from zolightning.journal import read
-from zolightning.runs import is_journal, resolve_checkpoint, version_of
+from zolightning.runs import check_writable, is_journal, resolve_checkpoint, version_of
 from zolightning.suggestions import suggest
 from zolightning.tasks import Task
+
+# A full disk, a quota, a limit of a process.
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 _DESCRIPTION = "Fine-tuning of language models with forward passes only, from one YAML file."
 
@@ -101,6 +107,12 @@ class CLI(LightningCLI):
         config["ckpt_path"] = None if is_journal(path) else str(path)
 
     @override
+    def before_instantiate_classes(self) -> None:
+        """Refuse a folder that nothing can be written to, before anything is loaded."""
+        if self.config["subcommand"] == "fit":
+            check_writable(self._root())
+
+    @override
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         settings = self._settings()
         if settings["trainer"]["logger"] in (None, True):
@@ -145,7 +157,7 @@ class CLI(LightningCLI):
 
 
 def main(args: ArgsType = None) -> None:
-    """Run a command line; what a user can mend ends with a message and exit status 2, divergence with 3.
+    """Run a command line; what a user can mend ends with a message and exit status 2, divergence with 3, SIGTERM 143.
 
     Args:
         args: the words of the command line; None takes sys.argv.
@@ -169,6 +181,14 @@ def main(args: ArgsType = None) -> None:
     except DivergenceError as error:
         print(f"zolightning: stopped: {error}", file=sys.stderr)
         raise SystemExit(3) from error
+    except SIGTERMException as error:
+        print("zolightning: stopped by SIGTERM: to go on, add --ckpt_path last", file=sys.stderr)
+        raise SystemExit(128 + signal.SIGTERM) from error
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
+        print(f"zolightning: error: {error}: make room, then go on with --ckpt_path last", file=sys.stderr)
+        raise SystemExit(2) from error
     except ValueError as error:
         if (mendable := configuration_error_behind(error)) is None:
             raise

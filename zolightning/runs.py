@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +19,22 @@ JOURNAL = "journal.zoj"
 def run_folder(trainer: Trainer) -> Path:
     """Return the folder that a run leaves its files in: its logger's, or the root folder if it has no logger."""
     return Path(trainer.log_dir or trainer.default_root_dir)
+
+
+def check_writable(root: Path) -> None:
+    """Check that runs can be kept under a root, which is made if it is not there.
+
+    Raises:
+        ConfigurationError: if they cannot.
+    """
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=root):
+            pass
+    except OSError as error:
+        raise ConfigurationError(
+            f"trainer.default_root_dir: nothing can be written to {root} ({error.strerror}): set it to another folder"
+        ) from error
 
 
 def resolve_checkpoint(name: str, root: Path) -> Path:

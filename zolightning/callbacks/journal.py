@@ -215,12 +215,12 @@ class Journal(Callback):
         """Write what is pending, and wait until it is on the disk; it waits for the device, once."""
         if self._writer is None or not self._pending:
             return
-        found = torch.stack([torch.cat([taken.loss.reshape(1), taken.factors]) for taken, _ in self._pending]).tolist()
+        pending, self._pending = self._pending, []
+        found = torch.stack([torch.cat([taken.loss.reshape(1), taken.factors]) for taken, _ in pending]).tolist()
         self._writer.append(
             Record(taken.step, taken.lr, values[0], tuple(values[1:]), forwards)
-            for (taken, forwards), values in zip(self._pending, found, strict=True)
+            for (taken, forwards), values in zip(pending, found, strict=True)
         )
-        self._pending.clear()
         self._written_at = time.monotonic()
 
     @override

@@ -33,8 +33,9 @@ class JournalWriter:
         self.path = path
         self._layout = Layout(header) if known is None else known.layout
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            if known is None:
+                _begin(path, self._layout.head)
+            self._file = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
         except OSError as error:
             raise ConfigurationError(
                 f"the journal {path} cannot be written ({error.strerror}): set trainer.default_root_dir to a folder "
@@ -45,11 +46,8 @@ class JournalWriter:
         except OSError as error:
             os.close(self._file)
             raise ConfigurationError(f"another process writes the journal {path}: wait for it, or stop it") from error
-        self._size = 0 if known is None else known.size
+        self._size = len(self._layout.head) if known is None else known.size
         os.ftruncate(self._file, self._size)
-        if known is None:
-            self._write(self._layout.head)
-            _sync_folder(path.parent)
 
     @property
     def header(self) -> dict[str, Any]:
@@ -66,10 +64,7 @@ class JournalWriter:
 
     def _write(self, data: bytes) -> None:
         try:
-            done = 0
-            while done < len(data):
-                done += os.pwrite(self._file, data[done:], self._size + done)
-            os.fsync(self._file)
+            _write_at(self._file, data, self._size)
         except OSError:
             os.ftruncate(self._file, self._size)
             raise
@@ -90,10 +85,27 @@ class JournalWriter:
         self.close()
 
 
-def _sync_folder(folder: Path) -> None:
-    """Wait until a new file's name is on the disk."""
-    number = os.open(folder, os.O_RDONLY)
+def _begin(path: Path, head: bytes) -> None:
+    """Make a journal that has its header: it is written aside and renamed, so that there is none or all of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}")
+    file = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
     try:
-        os.fsync(number)
+        _write_at(file, head, 0)
     finally:
-        os.close(number)
+        os.close(file)
+    os.replace(aside, path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        # The name, too, must be on the disk.
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _write_at(file: int, data: bytes, place: int) -> None:
+    """Write bytes at a place, all of them, and wait until they are on the disk."""
+    done = 0
+    while done < len(data):
+        done += os.pwrite(file, data[done:], place + done)
+    os.fsync(file)
