@@ -129,6 +129,35 @@ def test_a_torn_journal_goes_on(tmp_path: Path, copied: Copies) -> None:
     assert (run / JOURNAL).read_bytes() == (whole / JOURNAL).read_bytes()
 
 
+def test_a_journal_behind_its_checkpoint_is_set_aside(tmp_path: Path, copied: Copies) -> None:
+    whole = copied("ZOSGD", 7)
+    path = tmp_path / "after-7" / "version_0" / JOURNAL
+    known = read(path)
+    path.write_bytes(path.read_bytes()[: len(known.layout.head) + 2 * known.layout.size])
+    with pytest.warns(UserWarning, match=r"ends at step 2, before the checkpoint's 4: it is now journal-2\.zoj"):
+        run = resume("ZOSGD", tmp_path / "after-7")
+    assert not (run / JOURNAL).exists()
+    assert len(read(run / "journal-2.zoj").steps) == 2
+    assert equal(weights(run / "checkpoints" / "last.ckpt"), weights(whole / "checkpoints" / "last.ckpt"))
+
+
+def test_ctrl_c_keeps_every_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def interrupt(module: FineTuner, *arguments: object) -> None:
+        if module.global_step == 5:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(FineTuner, "on_train_batch_end", interrupt)
+    with caplog.at_level("INFO"), pytest.raises(SystemExit):
+        fit(recipe(tmp_path))
+    assert len(read(tmp_path / "runs" / "version_0" / JOURNAL).steps) == 5
+    said = [record.getMessage() for record in caplog.records if "Interrupted" in record.getMessage()]
+    assert len(said) == 1
+    assert "every step is in" in said[0]
+    assert said[0].endswith("add --ckpt_path last")
+
+
 def test_going_on_from_the_best_keeps_the_old_journal_aside(tmp_path: Path, copied: Copies) -> None:
     whole = copied("ZOSGD")
     best = torch.load(whole / "checkpoints" / "best.ckpt", weights_only=True)["global_step"]

@@ -54,6 +54,7 @@ class Journal(Callback):
         self.every_seconds = every_seconds
         self.source: Path | None = None
         self._base: dict[str, str] | None = None
+        self._kept = False
         self._writer: JournalWriter | None = None
         self._recalled: dict[int, Record] = {}
         self._validated: set[int] = set()
@@ -63,8 +64,8 @@ class Journal(Callback):
 
     @property
     def keeps(self) -> bool:
-        """Whether the run that goes on is recorded."""
-        return self._writer is not None
+        """Whether the run is recorded."""
+        return self._kept
 
     # The base
 
@@ -78,7 +79,8 @@ class Journal(Callback):
 
     @override
     def state_dict(self) -> dict[str, Any]:
-        return {"base": self._base}
+        # Only a run that is recorded can go on with its records.
+        return {"base": self._base if self.keeps else None}
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -101,8 +103,8 @@ class Journal(Callback):
             return
         path = run_folder(trainer) / JOURNAL
         known = read(path) if path.is_file() else None
-        if known is None and trainer.global_step:
-            rank_zero_info(f"No journal is kept: there is none of the {trainer.global_step:,} steps so far")
+        if trainer.global_step and (known is None or self._base is None):
+            rank_zero_info(f"No journal is kept: there is none of all {trainer.global_step:,} steps so far")
             return
         optimizer = trainer.optimizers[0]
         assert isinstance(optimizer, ZerothOrderOptimizer)
@@ -111,28 +113,34 @@ class Journal(Callback):
             check_same(known.header, identity_of(header), path)
         # Others read what one process is about to write.
         trainer.strategy.barrier("journal")
-        self._writer = self._begun(path, header, known, trainer)
-        if known is not None and self._writer is not None:
+        if known is not None and len(known.steps) < trainer.global_step:
+            self._give_up(known, trainer)
+            return
+        self._kept = True
+        if known is not None:
             self._follow(known, optimizer, trainer)
+        self._writer = self._begun(path, header, known, trainer) if trainer.is_global_zero else None
         self._forwards, self._written_at = pl_module.forward_passes, time.monotonic()
 
-    def _begun(self, path: Path, header: dict[str, Any], known: Known | None, trainer: Trainer) -> JournalWriter | None:
-        """Return what writes the journal, or None if it cannot go on."""
+    def _give_up(self, known: Known, trainer: Trainer) -> None:
+        """Set a journal aside that lacks steps which the checkpoint has."""
+        steps = len(known.steps)
+        kept = _set_aside(known.path, steps) if trainer.is_global_zero else known.path
+        rank_zero_warn(
+            f"The journal ends at step {steps:,}, before the checkpoint's {trainer.global_step:,}: it is now "
+            f"{kept.name}, and none is kept from here on"
+        )
+
+    def _begun(self, path: Path, header: dict[str, Any], known: Known | None, trainer: Trainer) -> JournalWriter:
+        """Return what writes the journal, on the one process that does."""
         if known is None:
             return JournalWriter(path, header)
-        steps, here = len(known.steps), trainer.global_step
         if known.lost:
             rank_zero_warn(
                 f"{path}: the last {known.lost:,} bytes are no whole record, or were changed, and are cut off; "
-                f"{steps:,} steps are good"
+                f"{len(known.steps):,} steps are good"
             )
-        if steps < here:
-            kept = _set_aside(path, steps)
-            rank_zero_warn(
-                f"The journal ends at step {steps:,}, before the checkpoint's {here:,}: it is now {kept.name}, and "
-                "none is kept from here on"
-            )
-            return None
+        here, steps = trainer.global_step, len(known.steps)
         if steps == here or _is_last(trainer):
             return JournalWriter(path, known.header, known)
         kept = _set_aside(path, steps)
@@ -238,16 +246,21 @@ class Journal(Callback):
                     f"Interrupted at step {trainer.global_step:,}: every step is in {self._writer.path}. To go on, add "
                     "--ckpt_path last"
                 )
+            self._close()
 
     @override
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Close the journal."""
+        self._close()
+        self._kept = False
+        self._recalled.clear()
+        self._validated.clear()
+
+    def _close(self) -> None:
         if self._writer is not None:
             self.flush()
             self._writer.close()
         self._writer = None
-        self._recalled.clear()
-        self._validated.clear()
 
 
 def _is_last(trainer: Trainer) -> bool:

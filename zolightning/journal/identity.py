@@ -160,4 +160,9 @@ def check_same(header: Mapping[str, Any], here: Mapping[str, Any], path: object)
         ConfigurationError: naming what differs.
     """
     if found := differences(header, here):
-        raise ConfigurationError(f"the journal {path} is of another run:\n  - " + "\n  - ".join(found))
+        raise ConfigurationError(
+            f"the journal {path} is of another run:\n  - "
+            + "\n  - ".join(found)
+            + "\nSet these as they were; a run that "
+            "goes on from a checkpoint can also leave its journal behind, with journal.enabled: false"
+        )

@@ -32,21 +32,18 @@ class JournalWriter:
     def __init__(self, path: Path, header: dict[str, Any], known: Journal | None = None) -> None:
         self.path = path
         self._layout = Layout(header) if known is None else known.layout
+        self._size = len(self._layout.head) if known is None else known.size
         try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._folder = _locked(path.parent)
             if known is None:
-                _begin(path, self._layout.head)
+                _begin(path, self._layout.head, self._folder)
             self._file = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
         except OSError as error:
             raise ConfigurationError(
                 f"the journal {path} cannot be written ({error.strerror}): set trainer.default_root_dir to a folder "
                 "that can, or journal.enabled to false"
             ) from error
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            os.close(self._file)
-            raise ConfigurationError(f"another process writes the journal {path}: wait for it, or stop it") from error
-        self._size = len(self._layout.head) if known is None else known.size
         os.ftruncate(self._file, self._size)
 
     @property
@@ -73,6 +70,7 @@ class JournalWriter:
     def close(self) -> None:
         """Let others write the journal."""
         os.close(self._file)
+        os.close(self._folder)
 
     def __enter__(self) -> JournalWriter:
         """Return itself."""
@@ -85,9 +83,23 @@ class JournalWriter:
         self.close()
 
 
-def _begin(path: Path, head: bytes) -> None:
+def _locked(folder: Path) -> int:
+    """Return a folder that no other process has locked.
+
+    Raises:
+        ConfigurationError: if one has.
+    """
+    number = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(number)
+        raise ConfigurationError(f"another process writes the journal in {folder}: wait for it, or stop it") from error
+    return number
+
+
+def _begin(path: Path, head: bytes, folder: int) -> None:
     """Make a journal that has its header: it is written aside and renamed, so that there is none or all of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}")
     file = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
     try:
@@ -95,12 +107,8 @@ def _begin(path: Path, head: bytes) -> None:
     finally:
         os.close(file)
     os.replace(aside, path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        # The name, too, must be on the disk.
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    # The name, too, must be on the disk.
+    os.fsync(folder)
 
 
 def _write_at(file: int, data: bytes, place: int) -> None:
