@@ -20,6 +20,8 @@ from zolightning.optim.estimators import Closure, Estimate, Estimator, joined, t
 from zolightning.optim.groups import decay_groups
 from zolightning.optim.guard import SkipGuard
 from zolightning.optim.masking import Masking, forget
+from zolightning.optim.ranks import ALONE, Ranks
+from zolightning.optim.shared_queries import SharedQueries
 from zolightning.optim.sparsity import Sparsity
 from zolightning.optim.updates import Linear, Update
 from zolightning.perturbation.engine import Engine, Step
@@ -87,7 +89,7 @@ class ZerothOrderOptimizer(Optimizer):
         self.sparsity = sparsity
         self.last: Estimate | None = None
         self.engine = Engine(model, engine)
-        self._estimator, self._update = estimator, update
+        self._estimator, self._update, self._ranks = estimator, update, ALONE
         self._plan, self._blocks = blocks, [tuple(self.engine.parameters)]
         if blocks is not None:
             names = {parameter: name for name, parameter in self.engine.parameters.items()}
@@ -156,9 +158,13 @@ class ZerothOrderOptimizer(Optimizer):
 
     def _step_all(self, closure: Closure) -> Estimate:
         estimate = self._probed(closure)
-        with phase("update"):
-            self._update(self, estimate, closure)
+        self._move(estimate, closure)
         return estimate
+
+    def _move(self, estimate: Estimate, closure: Closure) -> None:
+        """Update the weights; what an update asks of the closure must be the same on all ranks."""
+        with phase("update"):
+            self._update(self, estimate, lambda: self._ranks.mean(closure()))
 
     def _step_blocks(self, closure: Closure, plan: Blocks) -> Estimate:
         """Step block by block; each has directions of its own, since its parameters have names of their own."""
@@ -169,13 +175,23 @@ class ZerothOrderOptimizer(Optimizer):
         together = joined([estimate for _, estimate in found])
         if plan.order == "joint":
             for block, estimate in found:
-                with self.engine.only(block), phase("update"):
-                    self._update(self, estimate.deferred(together.finite), closure)
+                with self.engine.only(block):
+                    self._move(estimate.deferred(together.finite), closure)
         return together
 
     def _probed(self, closure: Closure) -> Estimate:
         with phase("probe"):
             return self._estimator(self, closure, self.num_queries)
+
+    def share_queries(self, ranks: Ranks) -> None:
+        """Let each rank probe its part of the queries, on the data that its own closure has; call it before the steps.
+
+        Raises:
+            ConfigurationError: if they cannot be divided, or the processes would not stay equal; see `SharedQueries`.
+        """
+        shared = SharedQueries(self._estimator, ranks)
+        shared.check(self)
+        self._estimator, self._ranks = shared, ranks
 
     @property
     def blocks(self) -> Sequence[Block]:
