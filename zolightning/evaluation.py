@@ -43,14 +43,12 @@ class Evaluation(nn.Module):
     def add(self, model: nn.Module, batch: OptionBatch) -> None:
         """Score a batch, the same on every rank: one forward."""
         own = own_share(batch, self.ranks)
-        part = stand_in(batch) if own is None else own
         with phase("validation"):
-            loss, outcome = self._task.assess(model, part)
-        if own is None:
-            # Metrics still learn which kind of sums they keep, as all ranks' must agree.
-            loss, outcome = torch.zeros_like(loss), {name: values[:0] for name, values in outcome.items()}
-        self.loss.update(loss, 0 if own is None else self._task.loss_weight(own))
-        self.metrics.update(**outcome)
+            loss, outcome = self._task.assess(model, stand_in(batch) if own is None else own)
+        # A rank that has nothing left has run along.
+        if own is not None:
+            self.loss.update(loss, self._task.loss_weight(own))
+            self.metrics.update(**outcome)
 
     def compute(self) -> dict[str, Tensor]:
         """Return every metric [] over all batches so far, by name, and begin anew."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,6 +24,7 @@ class Pair:
     """
 
     def __init__(self, folder: Path) -> None:
+        self._stuck = False
         port = free_port()
         context = get_context("spawn")
         self._pools = [
@@ -32,8 +33,14 @@ class Pair:
 
     def run(self, function: Callable[..., _T], *arguments: Any) -> list[_T]:
         """Return what a function that a module holds returns on each process."""
+        assert not self._stuck, "an earlier test has left them so"
         futures = [pool.submit(function, *arguments) for pool in self._pools]
-        return [future.result(timeout=_SECONDS) for future in futures]
+        # Where one fails the other waits for it.
+        done, waiting = wait(futures, timeout=_SECONDS, return_when=FIRST_EXCEPTION)
+        self._stuck = bool(waiting)
+        for future in done:
+            future.result()
+        return [future.result(timeout=0) for future in futures]
 
     def close(self) -> None:
         """End both, whatever they are at."""
