@@ -75,8 +75,8 @@ def train(
 
 
 def weights_of(model: nn.Module) -> Weights:
-    """Return a model's weights by name."""
-    return {name: parameter.detach().numpy().copy() for name, parameter in model.named_parameters()}
+    """Return a model's weights by name, in float64, which holds those of any kind."""
+    return {name: parameter.detach().double().numpy() for name, parameter in model.named_parameters()}
 
 
 class Twice(FineTuner):
@@ -245,10 +245,9 @@ def command(*words: str) -> None:
     main([*words])
 
 
-def begin_group() -> bool:
+def join() -> None:
     """Join the process group, as a first run does."""
     trainer(2).strategy.setup_environment()
-    return torch.distributed.is_initialized()
 
 
 def _rank() -> int:

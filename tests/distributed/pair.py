@@ -12,6 +12,8 @@ from typing import Any, TypeVar
 
 import torch
 
+from tests.distributed import jobs
+
 _T = TypeVar("_T")
 _SECONDS = 300
 
@@ -24,23 +26,28 @@ class Pair:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._stuck = False
-        port = free_port()
-        context = get_context("spawn")
-        self._pools = [
-            ProcessPoolExecutor(1, context, initializer=_begin, initargs=(rank, port, str(folder))) for rank in (0, 1)
-        ]
+        self._folder = folder
+        self._start()
 
     def run(self, function: Callable[..., _T], *arguments: Any) -> list[_T]:
         """Return what a function that a module holds returns on each process."""
-        assert not self._stuck, "an earlier test has left them so"
         futures = [pool.submit(function, *arguments) for pool in self._pools]
         # Where one fails the other waits for it.
         done, waiting = wait(futures, timeout=_SECONDS, return_when=FIRST_EXCEPTION)
-        self._stuck = bool(waiting)
+        if waiting:
+            self.close()
+            self._start()
         for future in done:
             future.result()
         return [future.result(timeout=0) for future in futures]
+
+    def _start(self) -> None:
+        port, context = free_port(), get_context("spawn")
+        self._pools = [
+            ProcessPoolExecutor(1, context, initializer=_begin, initargs=(rank, port, str(self._folder)))
+            for rank in (0, 1)
+        ]
+        self.run(jobs.join)
 
     def close(self) -> None:
         """End both, whatever they are at."""

@@ -17,6 +17,9 @@ from tests.conftest import ROOT
 from tests.helpers.runs import newest, recipe
 
 
+INIT = "--trainer.strategy.init_args.timeout_minutes"
+
+
 def start(config: Path, *flags: str) -> subprocess.Popen[str]:
     """Begin a run on two processes."""
     words = [sys.executable, "-m", "zolightning", "fit", "--config", str(config), "--trainer.devices=2", *flags]
@@ -51,7 +54,7 @@ def test_the_command_line_refuses_another_strategy_and_runs_on_two_processes(tmp
 @pytest.mark.parametrize("victim", ["first", "second"])
 def test_if_one_process_dies_all_do_and_the_run_is_taken_up(victim: str, tmp_path: Path) -> None:
     config = recipe(tmp_path, max_steps=100_000)
-    run = start(config, "--trainer.strategy.class_path=zolightning.distributed.ReplicatedStrategy", *TIMEOUT)
+    run = start(config, "--trainer.strategy.class_path=zolightning.distributed.ReplicatedStrategy", f"{INIT}=0.5")
     saved, deadline = tmp_path / "runs" / "version_0" / "checkpoints" / "last.ckpt", time.monotonic() + 200
     while not saved.is_file():
         assert run.poll() is None
@@ -67,6 +70,3 @@ def test_if_one_process_dies_all_do_and_the_run_is_taken_up(victim: str, tmp_pat
     said, _ = again.communicate(timeout=300)
     assert again.returncode == 0, said
     assert torch.load(saved, weights_only=True)["global_step"] == steps + 4
-
-
-TIMEOUT = ("--trainer.strategy.init_args.timeout_minutes=0.5",)
