@@ -16,7 +16,6 @@ import torch
 from tests.conftest import ROOT
 from tests.helpers.runs import newest, recipe
 
-
 INIT = "--trainer.strategy.init_args.timeout_minutes"
 
 
