@@ -218,5 +218,7 @@ def _quieten() -> None:
     warnings.filterwarnings("ignore", message="Couldn't infer the batch indices")
     # main(args) is how tests and notebooks call it.
     warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
+    # What is logged at the end of an epoch has been computed of all processes' sums.
+    warnings.filterwarnings("ignore", message="It is recommended to use .* when logging on epoch level")
     # The data is tokenised before training starts, so loading it takes no time that workers could save.
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")

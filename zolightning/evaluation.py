@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import MeanMetric, MetricCollection
 
+from zolightning.optim.ranks import ALONE, Ranks
 from zolightning.perturbation.phases import phase
+from zolightning.shares import own_share, stand_in
 
 if TYPE_CHECKING:
     from zolightning.models.batch import OptionBatch
@@ -23,10 +25,12 @@ class Evaluation(nn.Module):
 
     Args:
         task: gives the loss, the scores and the metrics.
+        ranks: each of which scores its share of every batch, in a forward each; what `compute` returns is of all.
     """
 
-    def __init__(self, task: Task) -> None:
+    def __init__(self, task: Task, ranks: Ranks = ALONE) -> None:
         super().__init__()
+        self.ranks = ranks
         self.metrics: MetricCollection = task.metrics()
         self.loss = MeanMetric()
         self._task = task
@@ -37,11 +41,14 @@ class Evaluation(nn.Module):
         return (*self.metrics, "loss")
 
     def add(self, model: nn.Module, batch: OptionBatch) -> None:
-        """Score a batch: one forward."""
+        """Score a batch, the same on every rank: one forward."""
+        own = own_share(batch, self.ranks)
         with phase("validation"):
-            loss, outcome = self._task.assess(model, batch)
-        self.loss.update(loss, self._task.loss_weight(batch))
-        self.metrics.update(**outcome)
+            loss, outcome = self._task.assess(model, stand_in(batch) if own is None else own)
+        # A rank that has nothing left has run along.
+        if own is not None:
+            self.loss.update(loss, self._task.loss_weight(own))
+            self.metrics.update(**outcome)
 
     def compute(self) -> dict[str, Tensor]:
         """Return every metric [] over all batches so far, by name, and begin anew."""
@@ -52,9 +59,11 @@ class Evaluation(nn.Module):
 
 
 @torch.no_grad()
-def evaluate(task: Task, model: nn.Module, loader: Iterable[OptionBatch], device: torch.device) -> dict[str, float]:
+def evaluate(
+    task: Task, model: nn.Module, loader: Iterable[OptionBatch], device: torch.device, ranks: Ranks = ALONE
+) -> dict[str, float]:
     """Return the loss and the task's metrics of a model over a loader, outside of any Trainer's loop."""
-    evaluation = Evaluation(task).to(device)
+    evaluation = Evaluation(task, ranks).to(device)
     training = model.training
     model.eval()
     for batch in loader:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, cast, get_args
 
 import torch
 from lightning.pytorch import Callback, LightningModule
@@ -20,14 +20,17 @@ from zolightning import resume
 from zolightning.checks import check_objective_fits, check_trainer
 from zolightning.closures import BatchLoss
 from zolightning.divergence import logs_now, stop_if_diverged
-from zolightning.errors import ConfigurationError
+from zolightning.errors import ConfigurationError, check_choice
 from zolightning.evaluation import Evaluation
 from zolightning.models import loading
 from zolightning.models.adapters import Adapter
 from zolightning.models.loading import Attention, Dtype
 from zolightning.models.schemes import Scheme, SchemeName
+from zolightning.optim.ranks import Ranks
 from zolightning.optim.recipe import Recipe
+from zolightning.optim.together import RankUse, train_together
 from zolightning.perturbation.phases import phase
+from zolightning.shares import own_share, stand_in
 from zolightning.strategies import Strategy
 from zolightning.tasks import Task
 
@@ -56,9 +59,12 @@ class FineTuner(LightningModule):
         attention: the attention implementation.
         bos: the token that begins every text; null for the tokenizer's own. OPT's is `</s>`, with which it was trained;
             MeZO's code takes `<s>`.
-        micro_batch_size: examples a forward, for batches that do not fit in memory; null for the whole batch.
+        micro_batch_size: examples a forward, for batches that do not fit in memory; null for the whole batch, or a
+            process' part of it.
         lr_scheduler: a learning rate scheduler of torch by class name, stepped each step; null for a constant rate.
         seed: determines the directions and the order of batches; null takes the run's `seed_everything`.
+        ranks: what several processes share. `data`: each takes its part of every batch, and all go by the loss of the
+            whole batch. `queries`: each probes its part of the strategy's num_queries, on its part of the batch.
 
     Raises:
         ConfigurationError: if micro_batch_size is below 1, or scheme and layers do not go together.
@@ -86,6 +92,7 @@ class FineTuner(LightningModule):
         micro_batch_size: int | None = None,
         lr_scheduler: Callable[[Optimizer], LRScheduler] | None = None,
         seed: int | None = None,
+        ranks: RankUse = "data",
     ) -> None:
         super().__init__()
         if micro_batch_size is not None and micro_batch_size < 1:
@@ -102,6 +109,8 @@ class FineTuner(LightningModule):
         self.micro_batch_size = micro_batch_size
         self.lr_scheduler = lr_scheduler
         self.seed = seed
+        check_choice("ranks", ranks, get_args(RankUse))
+        self.use_of_ranks: RankUse = ranks
         self.model: nn.Module | None = None
         self.forward_passes = 0
         self._recipe: Recipe | None = None
@@ -122,11 +131,14 @@ class FineTuner(LightningModule):
         """Let the task tokenise its examples; nothing large has been loaded yet, so bad input is found early."""
         self.forward_passes, self._validated_at, self._resumed = 0, -1, None
         check_objective_fits(self.strategy, self.task)
+        if self.processes.size > 1:
+            # Each may have drawn its own, and would take steps of its own.
+            self.seed = self.trainer.strategy.broadcast(self.run_seed)
         config = loading.load_config(self.backbone)
         self.scheme.check(config)
         room, cloze = self.scheme.room(config), loading.is_masked(config)
         self.task.connect(self.tokenizer(), room, seed=self.run_seed, cloze=cloze)
-        self._evaluation = Evaluation(self.task)
+        self._evaluation = Evaluation(self.task, self.processes)
 
     @override
     def configure_model(self) -> None:
@@ -141,6 +153,7 @@ class FineTuner(LightningModule):
     @override
     def configure_optimizers(self) -> Any:
         optimizer = self.strategy.configure_optimizer(self.network, self.run_seed)
+        train_together(optimizer, self.processes, self.use_of_ranks)
         scheduler = None if self.lr_scheduler is None else self.lr_scheduler(optimizer)
         self._recipe = Recipe(optimizer, scheduler)
         if scheduler is None:
@@ -171,6 +184,11 @@ class FineTuner(LightningModule):
         """The seed of directions and batches: `seed`, or what the global generator was last seeded with."""
         return torch.initial_seed() if self.seed is None else self.seed
 
+    @property
+    def processes(self) -> Ranks:
+        """This process among those of its Trainer."""
+        return Ranks(self.trainer.global_rank, self.trainer.world_size)
+
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """Load the backbone's tokenizer."""
         return loading.load_tokenizer(self.backbone, self.bos)
@@ -195,7 +213,8 @@ class FineTuner(LightningModule):
         optimizer = self.optimizers()
         assert isinstance(optimizer, LightningOptimizer)
         lr = optimizer.param_groups[0]["lr"]
-        closure = BatchLoss(self.task, self.network, batch, self.micro_batch_size)
+        average = self.use_of_ranks == "data"
+        closure = BatchLoss(self.task, self.network, batch, self.micro_batch_size, self.processes, average)
         loss = self.strategy.training_step(cast("Optimizer", optimizer), closure)
         self.forward_passes += closure.calls
         scheduler = self.lr_schedulers()
@@ -253,8 +272,10 @@ class FineTuner(LightningModule):
 
     @override
     def predict_step(self, batch: OptionBatch, batch_idx: int) -> list[dict[str, Any]]:
-        """Return what there is to tell of each example of a batch."""
-        return self.task.predictions(self.network, batch)
+        """Return what there is to tell of each example of a batch, or of this process' share of it."""
+        own = own_share(batch, self.processes)
+        told = self.task.predictions(self.network, stand_in(batch) if own is None else own)
+        return [] if own is None else told
 
     @property
     def validation_metrics(self) -> tuple[str, ...]:

@@ -50,7 +50,9 @@ def name_of(strategy: Strategy) -> str:
 
 def settings_of(module: FineTuner) -> dict[str, object]:
     """Return what a run's strategy and task were set to, by name."""
-    model = {"backbone": module.backbone, "bos": module.bos}
+    model: dict[str, object] = {"backbone": module.backbone, "bos": module.bos, "processes": module.processes.size}
+    if module.processes.size > 1:
+        model["ranks"] = module.use_of_ranks
     return module.strategy_settings | model | _flat("data.", module.task.settings())
 
 

@@ -17,7 +17,10 @@ JOURNAL = "journal.zoj"
 
 
 def run_folder(trainer: Trainer) -> Path:
-    """Return the folder that a run leaves its files in: its logger's, or the root folder if it has no logger."""
+    """Return the folder that a run leaves its files in: its logger's, or the root folder if it has no logger.
+
+    Call it on all processes, since the first tells the others.
+    """
     return Path(trainer.log_dir or trainer.default_root_dir)
 
 

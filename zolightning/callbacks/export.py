@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
+from lightning.pytorch.utilities import rank_zero_info
 from typing_extensions import override
 
 from zolightning.finetuner import FineTuner
@@ -24,10 +24,10 @@ class Export(Callback):
         self.enabled = enabled
 
     @override
-    @rank_zero_only
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not self.enabled or trainer.fast_dev_run or not isinstance(pl_module, FineTuner):  # type: ignore[attr-defined]
             return
         folder = run_folder(trainer) / "best"
-        pl_module.export(folder)
+        if trainer.is_global_zero:
+            pl_module.export(folder)
         rank_zero_info(f"The fine-tuned model is in {folder}")

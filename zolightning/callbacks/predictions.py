@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+import torch.distributed as dist
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 from lightning.pytorch.utilities import rank_zero_info
@@ -29,7 +30,19 @@ class PredictionWriter(BasePredictionWriter):
         self, trainer: Trainer, pl_module: LightningModule, predictions: Sequence[Any], batch_indices: Sequence[Any]
     ) -> None:
         folder = run_folder(trainer)
+        everywhere = _gathered(list(predictions), trainer)
+        if not trainer.is_global_zero:
+            return
         folder.mkdir(parents=True, exist_ok=True)
         with (folder / "predictions.jsonl").open("w", encoding="utf-8") as file:
-            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for batch in predictions for row in batch)
+            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for batch in everywhere for row in batch)
         rank_zero_info(f"Predictions are in {folder / 'predictions.jsonl'}")
+
+
+def _gathered(batches: list[list[Any]], trainer: Trainer) -> list[list[Any]]:
+    """Return the rows of each batch from all processes, of which each has a share, in their order."""
+    if trainer.world_size == 1:
+        return batches
+    found: list[list[list[Any]]] = [[]] * trainer.world_size
+    dist.all_gather_object(found, batches)
+    return [[row for share in shares for row in share] for shares in zip(*found, strict=True)]

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import time
+from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 from rich.table import Table
 from typing_extensions import override
@@ -50,7 +50,10 @@ class Scoreboard(Callback):
             return
         self.final = self._score(pl_module)
         assert isinstance(pl_module, FineTuner)
-        self._report(trainer, pl_module)
+        # Found by all processes together.
+        folder = run_folder(trainer)
+        if trainer.is_global_zero:
+            self._report(trainer, pl_module, folder)
 
     @override
     def state_dict(self) -> dict[str, Any]:
@@ -72,11 +75,10 @@ class Scoreboard(Callback):
         return {
             f"{split} {name}": value
             for split, loader in loaders.items()
-            for name, value in evaluate(module.task, module.network, loader, module.device).items()
+            for name, value in evaluate(module.task, module.network, loader, module.device, module.processes).items()
         }
 
-    @rank_zero_only
-    def _report(self, trainer: Trainer, module: FineTuner) -> None:
+    def _report(self, trainer: Trainer, module: FineTuner, folder: Path) -> None:
         profilers = [callback for callback in trainer.callbacks if isinstance(callback, MemoryProfiler)]  # type: ignore[attr-defined]
         result: dict[str, Any] = {
             "strategy": type(module.strategy).__name__,
@@ -84,6 +86,7 @@ class Scoreboard(Callback):
             "dtype": module.dtype_name,
             "seed": module.run_seed,
             "shots": module.task.shots,
+            "processes": trainer.world_size,
             "zero_shot": self.zero_shot,
             "final": self.final,
             "steps": trainer.global_step,
@@ -91,7 +94,6 @@ class Scoreboard(Callback):
             "seconds": round(self._seconds(), 1),
             "peak_memory_gib": profilers[0].peak() if profilers else None,
         }
-        folder = run_folder(trainer)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "result.json").write_text(json.dumps(result, indent=2) + "\n")
         console = Console()

@@ -139,35 +139,41 @@ class OptionBatch:
         """
         if size < 1:
             raise ValueError(f"a micro-batch has at least one example, got {size}")
-        if size >= self.num_examples:
-            return [self]
-        pieces, row, read = [], 0, 0
-        for first in range(0, self.num_examples, size):
-            extents = self.extents[first : first + size]
-            lengths = [length for extent in extents for length in extent.lengths]
-            reads = sum(extent.reads for extent in extents)
-            chosen = slice(first, first + size)
-            cut = (slice(row, row + len(lengths)), slice(max(lengths)))
-            pieces.append(
-                replace(
-                    self,
-                    input_ids=self.input_ids[cut],
-                    real=None if self.real is None else self.real[cut],
-                    segments=None if self.segments is None else self.segments[cut],
-                    rows=self.rows[read : read + reads] - row,
-                    positions=self.positions[read : read + reads],
-                    # An absent token's 0 must stay a read of the piece; which one does not matter.
-                    reads=(self.reads[chosen] - read).clamp(min=0),
-                    tokens=self.tokens[chosen],
-                    columns=self.columns[chosen],
-                    counts=self.counts[chosen],
-                    answers=self.answers[chosen],
-                    extents=extents,
-                    null_of=None if self.null_of is None else self.null_of[chosen],
-                )
-            )
-            row, read = row + len(lengths), read + reads
-        return pieces
+        return [self.part(first, first + size) for first in range(0, self.num_examples, size)]
+
+    def part(self, first: int, last: int) -> OptionBatch:
+        """The examples from the ``first`` on to before the ``last``, without padding that only the others needed.
+
+        Raises:
+            ValueError: If there is none.
+        """
+        extents = self.extents[first:last]
+        if not extents:
+            raise ValueError(f"there is no example from {first} to before {last}, of {self.num_examples}")
+        if len(extents) == self.num_examples:
+            return self
+        row = sum(len(extent.lengths) for extent in self.extents[:first])
+        read = sum(extent.reads for extent in self.extents[:first])
+        lengths = [length for extent in extents for length in extent.lengths]
+        reads = slice(read, read + sum(extent.reads for extent in extents))
+        cut = (slice(row, row + len(lengths)), slice(max(lengths)))
+        chosen = slice(first, last)
+        return replace(
+            self,
+            input_ids=self.input_ids[cut],
+            real=None if self.real is None else self.real[cut],
+            segments=None if self.segments is None else self.segments[cut],
+            rows=self.rows[reads] - row,
+            positions=self.positions[reads],
+            # An absent token's 0 must stay a read of the part; which one does not matter.
+            reads=(self.reads[chosen] - read).clamp(min=0),
+            tokens=self.tokens[chosen],
+            columns=self.columns[chosen],
+            counts=self.counts[chosen],
+            answers=self.answers[chosen],
+            extents=extents,
+            null_of=None if self.null_of is None else self.null_of[chosen],
+        )
 
 
 def collate(examples: Sequence[Example], row_limit: int = 0) -> OptionBatch:

@@ -58,5 +58,6 @@ class Method(NamedTuple):
 
     def _move(self, optimizer: ZerothOrderOptimizer, estimate: Estimate, closure: Closure) -> Tensor:
         with phase("update"):
-            factors = self.update(optimizer, estimate, closure)
+            # What an update asks of the closure must be the same on all ranks.
+            factors = self.update(optimizer, estimate, lambda: optimizer.ranks.mean(closure()))
         return torch.where(estimate.finite, factors, torch.nan)

@@ -1,15 +1,11 @@
-"""A step as its scalars: what was found, and how it is taken again without a forward."""
+"""A step as its scalars."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
-
-from zolightning.optim.estimators import Closure, Estimate, Estimator, Prober
 
 
 @dataclass(frozen=True)
@@ -39,29 +35,3 @@ class Taken(NamedTuple):
     lr: float
     loss: Tensor
     factors: Tensor
-
-
-class Recalled:
-    """An estimator that knows from a record what a step's probes found, one block after another.
-
-    Args:
-        record: of the step.
-        device: where the losses were.
-        dtype: of the losses.
-        walk: the estimator of the step, for in-place probes: the weights take the same walk, which rounds; None where
-            probes do not move the weights.
-    """
-
-    def __init__(self, record: Record, device: torch.device, dtype: torch.dtype, walk: Estimator | None) -> None:
-        self._loss = torch.tensor(record.loss, dtype=dtype, device=device)
-        self._left: Sequence[float] = record.factors
-        self._walk = walk
-
-    def __call__(self, prober: Prober, closure: Closure, num_queries: int) -> Estimate:
-        """Return the next block's part of the record."""
-        if self._walk is not None:
-            self._walk(prober, lambda: self._loss, num_queries)
-        part, self._left = self._left[:num_queries], self._left[num_queries:]
-        factors = self._loss.new_tensor(part)
-        finite = factors.isfinite().all()
-        return Estimate(self._loss, torch.where(finite, factors, 0.0), finite)

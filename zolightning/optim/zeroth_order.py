@@ -21,14 +21,16 @@ from zolightning.optim.guard import SkipGuard
 from zolightning.optim.hyperparameters import check_hyperparameters
 from zolightning.optim.masking import Masking, forget
 from zolightning.optim.method import Method
-from zolightning.optim.records import Recalled, Record, Taken
+from zolightning.optim.ranks import ALONE, Ranks
+from zolightning.optim.recall import no_loss, recalled, why_not
+from zolightning.optim.records import Record, Taken
 from zolightning.optim.restoring import check_fits, restore_exactly, write_steps
+from zolightning.optim.shared_queries import SharedQueries
 from zolightning.optim.sparsity import Sparsity
 from zolightning.optim.updates import Linear, Update
 from zolightning.perturbation.engine import Engine, Step
 from zolightning.perturbation.noise import LAYOUT_VERSION, Stream
 from zolightning.perturbation.options import DEFAULT, EngineOptions
-from zolightning.perturbation.rounding import wide_dtype
 from zolightning.perturbation.self_check import self_check
 
 log = logging.getLogger(__name__)
@@ -90,7 +92,7 @@ class ZerothOrderOptimizer(Optimizer):
         self.sparsity = sparsity
         self.last: Estimate | None = None
         self.engine = Engine(model, engine)
-        self.estimator, self.update = estimator, update
+        self.estimator, self.update, self.ranks = estimator, update, ALONE
         self._ahead: dict[int, Record] = {}
         self.taken: Taken | None = None
         self.plan, self._blocks = blocks, [tuple(self.engine.parameters)]
@@ -144,7 +146,7 @@ class ZerothOrderOptimizer(Optimizer):
         record = self._ahead.pop(self.step_count, None)
         if record is not None:
             with self._learning_at(record.lr):
-                return self._step(self._again(record), _no_loss)
+                return self._step(recalled(self, record), no_loss)
         if closure is None:
             raise ConfigurationError(
                 "a zeroth-order step needs a closure that returns the loss: optimizer.step(closure)"
@@ -169,21 +171,7 @@ class ZerothOrderOptimizer(Optimizer):
     @property
     def irreproducible(self) -> str | None:
         """Why a step cannot be taken again from its record, or None if it can."""
-        if self.sparsity is not None and self.sparsity.score == "snip":
-            return "mask: snip goes by a gradient of the batch"
-        if self.engine.options.idle_rows == "skip":
-            return "engine.idle_rows: skip moves the rows that the batch reads"
-        if self.update.again() is None:
-            return f"{type(self.update).__name__} says that it cannot be repeated"
-        return None
-
-    def _again(self, record: Record) -> Method:
-        """Return how the step of a record is taken again."""
-        walk = self.estimator if self.engine.options.probe == "in_place" else None
-        first = next(iter(self.engine.parameters.values()))
-        update = self.update.again()
-        assert update is not None, "follow() has refused"
-        return Method(Recalled(record, first.device, wide_dtype(first.dtype), walk), update)
+        return why_not(self)
 
     def _of_step(self) -> list[Block]:
         assert self.plan is not None
@@ -218,6 +206,16 @@ class ZerothOrderOptimizer(Optimizer):
             group["step"] += 1
         self.last = estimate
         return estimate.loss
+
+    def share_queries(self, ranks: Ranks) -> None:
+        """Let each rank probe its part of the queries, on the data that its own closure has; call it before the steps.
+
+        Raises:
+            ConfigurationError: if they cannot be divided, or the processes would not stay equal; see `SharedQueries`.
+        """
+        shared = SharedQueries(self.estimator, ranks)
+        shared.check(self)
+        self.estimator, self.ranks = shared, ranks
 
     @property
     def blocks(self) -> Sequence[Block]:
@@ -303,7 +301,3 @@ class ZerothOrderOptimizer(Optimizer):
             self._masking = None if self.sparsity is None else Masking(self, self.sparsity)
         elif self._masking is not None:
             self._masking.restore()
-
-
-def _no_loss() -> Tensor:
-    raise AssertionError("a step that follows a record takes no forward")

@@ -40,7 +40,8 @@ class Task(Scored, LightningDataModule):
 
     Args:
         batch_size: Training examples per step, over all devices.
-        eval_batch_size: Examples per validation, test or prediction batch. Default: four times ``batch_size``.
+        eval_batch_size: Examples per validation, test or prediction batch, over all devices. Default: four times
+            ``batch_size``.
         num_train: Training examples, from the official training split. Default: the task's own, 1,000 in most.
         num_dev: Development examples to select by, from the official training split too; none is a training example.
             Default: the task's own, 500 in most.
@@ -54,7 +55,8 @@ class Task(Scored, LightningDataModule):
         options: Other words for the options, in their order, each with its leading space where it needs one.
         objective: ``classification``: cross-entropy over the options' length-normalised log-likelihoods. ``lm``: minus
             the log-likelihood of the right option's tokens, the mean over tokens. ``metric``: minus a metric of the
-            batch, for strategies that probe; of micro-batches it is the mean of theirs. Default: the task's own.
+            batch, for strategies that probe; of micro-batches and processes it is the mean of theirs. Default: the
+            task's own.
         metric: With ``objective: metric``, which of the task's metrics to maximise. Default: its main one.
         shots: Solved examples in front of every prompt, as many of them as fit, drawn from the training examples, which
             they no longer belong to.

@@ -57,6 +57,15 @@ class GroupedExactMatch(Metric):
         super().__init__()
         self.add_state("groups", [], dist_reduce_fx="cat")
         self.add_state("right", [], dist_reduce_fx="cat")
+        self.reset()
+
+    @override
+    def reset(self) -> None:
+        """Forget what has been seen."""
+        super().reset()
+        # A process that sees nothing still has to send what those of others can be joined with.
+        self.groups.append(torch.empty(0, dtype=torch.int64, device=self.device))
+        self.right.append(torch.empty(0, dtype=torch.bool, device=self.device))
 
     @override
     def update(self, preds: Tensor, target: Tensor, groups: Tensor) -> None:

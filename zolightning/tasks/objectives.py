@@ -44,7 +44,7 @@ def metric_to_maximise(
 
 
 def metric_loss(metric: MetricCollection, outcome: Outcome, device: torch.device) -> Tensor:
-    """Minus a metric [] of a batch, which has no gradient.
+    """Minus a metric [] of a batch, which has no gradient; of this process' batch, where there are several.
 
     Args:
         metric: one alone; what it has seen before is forgotten.
@@ -52,8 +52,8 @@ def metric_loss(metric: MetricCollection, outcome: Outcome, device: torch.device
         device: of the loss.
     """
     metric.to(device).reset()
-    metric.update(**outcome)
-    (value,) = metric.compute().values()
+    # What is called computes of the batch alone; compute() would ask all processes.
+    (value,) = metric(**outcome).values()
     loss: Tensor = -value
     return loss
 
