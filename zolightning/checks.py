@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from lightning.pytorch.utilities import rank_zero_warn
 
+from zolightning.distributed import STRATEGIES
 from zolightning.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -38,8 +39,12 @@ def check_trainer(trainer: Trainer) -> None:
             f"trainer.gradient_clip_val={trainer.gradient_clip_val}: set model.strategy.clip_norm of a first-order "
             "strategy; a zeroth-order step has no gradient to clip"
         )
-    if trainer.world_size > 1:
-        problems.append(f"{trainer.world_size} processes: this version trains on one device; set trainer.devices to 1")
+    if trainer.world_size > 1 and not isinstance(trainer.strategy, tuple(STRATEGIES.values())):
+        problems.append(
+            f"trainer.strategy: {type(trainer.strategy).__name__} on {trainer.world_size} processes: set it to "
+            f"{' or '.join(STRATEGIES)}, which keep the weights of all processes equal without gradients, or "
+            "trainer.devices to 1"
+        )
     if trainer.limit_val_batches == 0:
         rank_zero_warn("trainer.limit_val_batches=0: without validation the last weights are kept, not the best on dev")
     if problems:

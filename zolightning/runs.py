@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from lightning.pytorch import Trainer
 
 KEYWORDS = ("best", "last")
+# What torch.distributed.checkpoint leaves in the folder of a checkpoint that is complete.
+_SHARDED = ".metadata"
 
 
 def run_folder(trainer: Trainer) -> Path:
@@ -33,7 +35,7 @@ def resolve_checkpoint(name: str, root: Path) -> Path:
         path = Path(name).expanduser()
         if not path.exists():
             raise ConfigurationError(f"ckpt_path: there is no {path}; give a file, or one of {', '.join(KEYWORDS)}")
-        if not path.is_file() or path.suffix != ".ckpt":
+        if not _is_checkpoint(path):
             raise ConfigurationError(
                 f"ckpt_path: {path} is no checkpoint; give a .ckpt file of a run's checkpoints/ folder, or one of "
                 f"{', '.join(KEYWORDS)}"
@@ -44,7 +46,7 @@ def resolve_checkpoint(name: str, root: Path) -> Path:
         raise ConfigurationError(f"ckpt_path: no run under {root}; set trainer.default_root_dir to where the run was")
     newest = max(runs, key=_number)
     checkpoint = newest / "checkpoints" / f"{name}.ckpt"
-    if not checkpoint.is_file():
+    if not _is_checkpoint(checkpoint):
         raise ConfigurationError(
             f"ckpt_path: the newest run, {newest}, has no {name} checkpoint; name the file of another"
             f"{_nearest(runs, name)}"
@@ -52,10 +54,15 @@ def resolve_checkpoint(name: str, root: Path) -> Path:
     return checkpoint
 
 
+def _is_checkpoint(path: Path) -> bool:
+    """Return whether a path is a checkpoint: a file, or the folder into which the processes of a sharded run write."""
+    return path.suffix == ".ckpt" and (path.is_file() or (path / _SHARDED).is_file())
+
+
 def _nearest(runs: Sequence[Path], name: str) -> str:
     """Return the checkpoint of the newest run that has one, as the end of a sentence."""
     files = [run / "checkpoints" / f"{name}.ckpt" for run in sorted(runs, key=_number)]
-    return next((f": --ckpt_path {file}" for file in reversed(files) if file.is_file()), "")
+    return next((f": --ckpt_path {file}" for file in reversed(files) if _is_checkpoint(file)), "")
 
 
 def _number(run: Path) -> int:

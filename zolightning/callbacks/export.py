@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
+from lightning.pytorch.utilities import rank_zero_info
 from typing_extensions import override
 
+from zolightning.distributed import ShardedStrategy
 from zolightning.finetuner import FineTuner
 from zolightning.runs import run_folder
 
@@ -24,10 +25,11 @@ class Export(Callback):
         self.enabled = enabled
 
     @override
-    @rank_zero_only
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not self.enabled or trainer.fast_dev_run or not isinstance(pl_module, FineTuner):  # type: ignore[attr-defined]
             return
         folder = run_folder(trainer) / "best"
-        pl_module.export(folder)
+        # Of sharded weights each process has a part.
+        if trainer.is_global_zero or isinstance(trainer.strategy, ShardedStrategy):
+            pl_module.export(folder)
         rank_zero_info(f"The fine-tuned model is in {folder}")

@@ -15,6 +15,7 @@ from zolightning.optim.groups import decay_groups
 from zolightning.optim.guard import SkipGuard
 from zolightning.perturbation.phases import phase
 from zolightning.perturbation.rounding import wide
+from zolightning.perturbation.shards import is_sharded
 
 
 def backpropagate(optimizer: Optimizer, closure: Closure | None, clip_norm: float | None) -> tuple[Tensor, Tensor]:
@@ -41,6 +42,8 @@ def backpropagate(optimizer: Optimizer, closure: Closure | None, clip_norm: floa
     if not gradients:
         raise ConfigurationError("the closure's loss has no gradient: compute it from the model, with its graph")
     norm = nn.utils.get_total_norm(gradients)
+    # Of sharded gradients each process has a part, and of the norm too.
+    norm = norm.full_tensor() if is_sharded(norm) else norm
     if clip_norm is not None:
         nn.utils.clip_grads_with_norm_(parameters, clip_norm, norm)
     return wide(loss.detach()), torch.isfinite(loss.detach()) & torch.isfinite(norm)
