@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch.strategies import ModelParallelStrategy
 from typing_extensions import override
@@ -12,6 +13,8 @@ from typing_extensions import override
 from zolightning.errors import ConfigurationError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from lightning.pytorch import Trainer
     from torch import nn
 
@@ -56,6 +59,24 @@ class ShardedStrategy(ModelParallelStrategy):
             loop.inference_mode = False
         super().setup(trainer)
 
+    @override
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], filepath: str | Path, storage_options: Any | None = None
+    ) -> None:
+        """Write a checkpoint beside the one that is to be replaced, which is there until the new one is complete."""
+        path = Path(self.broadcast(filepath))
+        new, old = (path.with_name(f"{path.name}.{word}") for word in ("new", "old"))
+        self._alone(lambda: _remove(new))
+        super().save_checkpoint(checkpoint, new, storage_options)
+        self._alone(lambda: _replace(path, new, old))
+
+    def _alone(self, action: Callable[[], None]) -> None:
+        """Let the first process do something that the others wait for."""
+        self.barrier()
+        if self.is_global_zero:
+            action()
+        self.barrier()
+
     def load(self, backbone: str, dtype: Dtype, attention: Attention, scheme: Scheme) -> nn.Module:
         """Load a backbone sharded; arguments as `load_model` has them.
 
@@ -80,3 +101,20 @@ class ShardedStrategy(ModelParallelStrategy):
         state = get_model_state_dict(self.model)
         load({"state_dict": state}, checkpoint_id=checkpoint)
         self.model.load_state_dict(state)
+
+
+def _remove(path: Path) -> None:
+    """Remove a checkpoint, if it is there."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _replace(path: Path, new: Path, old: Path) -> None:
+    """Put a new checkpoint in the place of another."""
+    _remove(old)
+    if path.exists():
+        path.rename(old)
+    new.rename(path)
+    _remove(old)
