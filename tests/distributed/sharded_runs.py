@@ -21,7 +21,6 @@ from zolightning.strategies import (
     BlockwiseZO,
     FOAdam,
     ForwardGradient,
-    HybridZOFO,
     SparseMeZO,
     Strategy,
     ZOAdam,
@@ -34,8 +33,8 @@ STRATEGIES: dict[str, Callable[[], Strategy]] = {
     "SparseMeZO": lambda: SparseMeZO(1e-4, 1e-3, 0.2),
     "BlockwiseZO": lambda: BlockwiseZO(ZOSGD(1e-4, 1e-3)),
     "ForwardGradient": lambda: ForwardGradient(1e-4),
-    "HybridZOFO": lambda: HybridZOFO(ZOSGD(1e-4, 1e-3), FOSGD(1e-3), 1),
     "FOSGD": lambda: FOSGD(1e-3, momentum=0.9, clip_norm=1.0),
+    "plain FOSGD": lambda: FOSGD(1e-3),
     "FOAdam": lambda: FOAdam(1e-4, clip_norm=1.0),
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -108,6 +109,11 @@ class BackpropSGD(FirstOrderOptimizer, SGD):
         for group in groups:
             group["decoupled_decay"] = group.pop("weight_decay")  # torch's own would go into the gradient.
         SGD.__init__(self, groups, lr=lr, momentum=momentum)
+        if _are_sharded(groups):
+            for parameter in (parameter for group in groups for parameter in group["params"]):
+                self.state[parameter]["step"] = torch.zeros(())
+                if momentum:
+                    self.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
         self.clip_norm = clip_norm
         self.guard = SkipGuard(self)
 
@@ -144,10 +150,21 @@ class BackpropAdamW(FirstOrderOptimizer, AdamW):
         weight_decay: float = 0.0,
         clip_norm: float | None = None,
     ) -> None:
-        AdamW.__init__(self, decay_groups(model.parameters(), weight_decay), lr=lr, betas=betas, eps=adam_eps)
+        groups = decay_groups(model.parameters(), weight_decay)
+        AdamW.__init__(self, groups, lr=lr, betas=betas, eps=adam_eps)
+        if _are_sharded(groups):
+            for parameter in (parameter for group in groups for parameter in group["params"]):
+                self.state[parameter]["step"] = torch.zeros(())
+                for moment in ("exp_avg", "exp_avg_sq"):
+                    self.state[parameter][moment] = torch.zeros_like(parameter)
         self.clip_norm = clip_norm
         self.guard = SkipGuard(self)
 
     @override
     def update(self) -> None:
         AdamW.step(self)
+
+
+def _are_sharded(groups: list[dict[str, Any]]) -> bool:
+    """Return whether parameters are sharded: a state must then be there from the start to be loaded in shards."""
+    return any(is_sharded(parameter) for group in groups for parameter in group["params"])
