@@ -165,7 +165,7 @@ def test_the_strategys_own_state_is_saved_and_restored(tmp_path: Path) -> None:
         ({"precision": "bf16-true"}, "model.dtype"),
         ({"accumulate_grad_batches": 2}, "micro_batch_size"),
         ({"gradient_clip_val": 1.0}, "clip_norm"),
-        ({"devices": 2, "strategy": "ddp_notebook"}, "DDPStrategy on 2 processes: set it to zo_ddp"),
+        ({"devices": 2, "strategy": "ddp_notebook"}, "DDPStrategy on 2 processes: set it to zo_ddp or zo_fsdp"),
     ],
 )
 def test_a_trainer_that_does_not_fit_is_refused(settings: dict[str, Any], message: str) -> None:

@@ -19,6 +19,7 @@ from typing_extensions import override
 from zolightning import resume
 from zolightning.checks import check_objective_fits, check_trainer
 from zolightning.closures import BatchLoss
+from zolightning.distributed import ShardedStrategy
 from zolightning.divergence import logs_now, stop_if_diverged
 from zolightning.errors import ConfigurationError, check_choice
 from zolightning.evaluation import Evaluation
@@ -145,10 +146,16 @@ class FineTuner(LightningModule):
         """Load the backbone, and let the task suit its batches to it; Lightning calls this for each stage."""
         if self.model is None:
             with phase("load"):
-                loaded = loading.load_model(self.backbone, self.dtype_name, self.attention)
-                self.model = self.scheme.apply(loaded, seed=self.run_seed)
+                self.model = self._loaded()
             self.strategy.setup(self.model)
         self.task.adapt(self.model)
+
+    def _loaded(self) -> nn.Module:
+        distributed = self.trainer.strategy
+        if isinstance(distributed, ShardedStrategy):
+            return distributed.load(self.backbone, self.dtype_name, self.attention, self.scheme)
+        loaded = loading.load_model(self.backbone, self.dtype_name, self.attention)
+        return self.scheme.apply(loaded, seed=self.run_seed)
 
     @override
     def configure_optimizers(self) -> Any:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
+from zolightning.distributed import ShardedStrategy
 from zolightning.errors import ConfigurationError
 from zolightning.strategies.base import Strategy
 
@@ -92,7 +94,9 @@ def load_best(module: FineTuner) -> None:
     """Load the weights that the Trainer's callback with a metric has kept, if it has one and they are there."""
     callbacks = (found for found in module.trainer.checkpoint_callbacks if isinstance(found, ModelCheckpoint))
     best = next((callback.best_model_path for callback in callbacks if callback.monitor is not None), "")
-    if best:
+    if best and isinstance(module.trainer.strategy, ShardedStrategy):
+        module.trainer.strategy.load_weights(Path(best))
+    elif best:
         state = torch.load(best, map_location="cpu", weights_only=True)["state_dict"]
         module.load_state_dict(state, strict=module.strict_loading)
 

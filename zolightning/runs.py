@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 KEYWORDS = ("best", "last")
 JOURNAL = "journal.zoj"
+# What torch.distributed.checkpoint leaves in the folder of a checkpoint that is complete.
+_SHARDED = ".metadata"
 
 
 def run_folder(trainer: Trainer) -> Path:
@@ -56,7 +58,7 @@ def resolve_checkpoint(name: str, root: Path) -> Path:
         path = Path(name).expanduser()
         if not path.exists():
             raise ConfigurationError(f"ckpt_path: there is no {path}; give a file, or one of {', '.join(KEYWORDS)}")
-        if not path.is_file() or not (path.suffix == ".ckpt" or is_journal(path)):
+        if not (_is_checkpoint(path) or (path.is_file() and is_journal(path))):
             raise ConfigurationError(
                 f"ckpt_path: {path} is no checkpoint; give a .ckpt file of a run's checkpoints/ folder, its "
                 f"{JOURNAL}, or one of {', '.join(KEYWORDS)}"
@@ -67,9 +69,9 @@ def resolve_checkpoint(name: str, root: Path) -> Path:
         raise ConfigurationError(f"ckpt_path: no run under {root}; set trainer.default_root_dir to where the run was")
     newest = max(runs, key=_number)
     checkpoint, journal = newest / "checkpoints" / f"{name}.ckpt", newest / JOURNAL
-    if not checkpoint.is_file() and name == "last" and journal.is_file():
+    if not _is_checkpoint(checkpoint) and name == "last" and journal.is_file():
         return journal
-    if not checkpoint.is_file():
+    if not _is_checkpoint(checkpoint):
         raise ConfigurationError(
             f"ckpt_path: the newest run, {newest}, has no {name} checkpoint; name the file of another"
             f"{_nearest(runs, name)}"
@@ -77,10 +79,15 @@ def resolve_checkpoint(name: str, root: Path) -> Path:
     return checkpoint
 
 
+def _is_checkpoint(path: Path) -> bool:
+    """Return whether a path is a checkpoint: a file, or the folder into which the processes of a sharded run write."""
+    return path.suffix == ".ckpt" and (path.is_file() or (path / _SHARDED).is_file())
+
+
 def _nearest(runs: Sequence[Path], name: str) -> str:
     """Return the checkpoint of the newest run that has one, as the end of a sentence."""
     files = [run / "checkpoints" / f"{name}.ckpt" for run in sorted(runs, key=_number)]
-    return next((f": --ckpt_path {file}" for file in reversed(files) if file.is_file()), "")
+    return next((f": --ckpt_path {file}" for file in reversed(files) if _is_checkpoint(file)), "")
 
 
 def _number(run: Path) -> int:

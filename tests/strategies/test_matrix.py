@@ -27,6 +27,7 @@ from zolightning.optim.hybrid import HybridOptimizer
 from zolightning.optim.records import Record
 from zolightning.optim.zeroth_order import ZerothOrderOptimizer
 from zolightning.perturbation import bundle
+from zolightning.perturbation.shards import local_part
 from zolightning.strategies import Strategy
 
 BATCH = tokens()
@@ -221,7 +222,7 @@ def test_the_mean_of_estimates_is_the_gradient(estimator: Estimator) -> None:
         assert p.grad is not None
         total, square = torch.zeros_like(p), torch.zeros_like(p)
         for place, g in zip(places, optimizer.last.projected_gradients, strict=True):
-            term = g * optimizer.engine.directions.small(name, p.detach().view(-1), place).view(p.shape)
+            term = g * optimizer.engine.directions.small(name, local_part(p), place).view(p.shape)
             total += term
             square += term * term
         mean = total / len(places)

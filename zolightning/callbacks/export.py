@@ -6,6 +6,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 from typing_extensions import override
 
+from zolightning.distributed import ShardedStrategy
 from zolightning.finetuner import FineTuner
 from zolightning.runs import run_folder
 
@@ -28,6 +29,7 @@ class Export(Callback):
         if not self.enabled or trainer.fast_dev_run or not isinstance(pl_module, FineTuner):  # type: ignore[attr-defined]
             return
         folder = run_folder(trainer) / "best"
-        if trainer.is_global_zero:
+        # Of sharded weights each process has a part.
+        if trainer.is_global_zero or isinstance(trainer.strategy, ShardedStrategy):
             pl_module.export(folder)
         rank_zero_info(f"The fine-tuned model is in {folder}")

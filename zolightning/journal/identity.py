@@ -20,6 +20,7 @@ from zolightning.optim.zeroth_order import ZerothOrderOptimizer
 from zolightning.perturbation.noise import LAYOUT_VERSION
 from zolightning.perturbation.options import EngineOptions
 from zolightning.perturbation.rounding import wide_dtype
+from zolightning.perturbation.shards import is_sharded, local_part
 
 # Odd, with bits all over: two weights that change places change the sum.
 _MULTIPLIER, _ADDEND = 0x5851F42D4C957F2D, 0x14057B7EF767814F
@@ -40,14 +41,18 @@ def fingerprint(parameters: Iterable[tuple[str, Tensor]]) -> str:
 
 
 def _sum_of_bits(weight: Tensor) -> Tensor:
-    """Return the sum over all elements of their bits times an odd number of their place, modulo 2^64 []."""
-    bits = weight.detach().contiguous().view(-1).view(_BITS[weight.element_size()])
-    total = torch.zeros((), dtype=torch.int64, device=weight.device)
+    """Return the sum over all elements of their bits times an odd number of their place, modulo 2^64 [].
+
+    Of a sharded weight it is the sum over all shards, which all processes call for.
+    """
+    held = local_part(weight if is_sharded(weight) else weight.detach().contiguous())
+    bits = held.flat.view(_BITS[weight.element_size()])
+    total = torch.zeros((), dtype=torch.int64, device=bits.device)
     for first in range(0, bits.numel(), _CHUNK):
         part = bits[first : first + _CHUNK].to(torch.int64)
-        places = torch.arange(first, first + part.numel(), device=weight.device)
+        places = torch.arange(held.first + first, held.first + first + part.numel(), device=bits.device)
         total += (part * ((places * _MULTIPLIER + _ADDEND) | 1)).sum()
-    return total
+    return held.sum(total)
 
 
 def shapes_of(parameters: Mapping[str, Tensor]) -> str:

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from zolightning.errors import ConfigurationError
+from zolightning.perturbation.shards import units_of
 from zolightning.sample import MODEL
 
 if TYPE_CHECKING:
@@ -134,7 +135,7 @@ def load_model(backbone: str, dtype: Dtype, attention: Attention) -> PreTrainedM
         ConfigurationError: if it cannot be had, or some of its weights are missing.
     """
     try:
-        loaded: Any = _kind(load_config(backbone)).from_pretrained(
+        loaded: Any = kind_of(load_config(backbone)).from_pretrained(
             resolve(backbone), dtype=getattr(torch, dtype), attn_implementation=attention, output_loading_info=True
         )
     except (OSError, ValueError, ImportError) as error:
@@ -151,11 +152,12 @@ def load_model(backbone: str, dtype: Dtype, attention: Attention) -> PreTrainedM
 def skeleton(config: PretrainedConfig) -> PreTrainedModel:
     """Return the model of a copy of a configuration, without memory for its weights: to see what it is made of."""
     with torch.device("meta"):
-        model: PreTrainedModel = _kind(config).from_config(deepcopy(config))
+        model: PreTrainedModel = kind_of(config).from_config(deepcopy(config))
     return model
 
 
-def _kind(config: PretrainedConfig) -> Any:
+def kind_of(config: PretrainedConfig) -> Any:
+    """Return the auto class that makes a model of a configuration."""
     from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 
     return AutoModelForMaskedLM if is_masked(config) else AutoModelForCausalLM
@@ -176,10 +178,20 @@ def max_positions(config: PretrainedConfig) -> int | None:
 
 
 def export(model: nn.Module, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Write a model and its tokenizer as a Hugging Face folder (safetensors); of an adapter, the adapter alone."""
+    """Write a model and its tokenizer as a Hugging Face folder (safetensors); of an adapter, the adapter alone.
+
+    Of a sharded model the first process gathers the weights and writes; all must call.
+    """
     from peft import PeftModel
     from transformers import PreTrainedModel
 
     assert isinstance(model, PreTrainedModel | PeftModel)
-    model.save_pretrained(str(folder))
+    state = None
+    if units_of(model):
+        from zolightning.models.sharding import gathered
+
+        state = gathered(model)
+        if not state:
+            return
+    model.save_pretrained(str(folder), state_dict=state)
     tokenizer.save_pretrained(folder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,7 @@ from zolightning.optim.groups import decay_groups
 from zolightning.optim.guard import SkipGuard
 from zolightning.perturbation.phases import phase
 from zolightning.perturbation.rounding import wide
+from zolightning.perturbation.shards import is_sharded
 
 
 def backpropagate(optimizer: Optimizer, closure: Closure | None, clip_norm: float | None) -> tuple[Tensor, Tensor]:
@@ -41,6 +43,8 @@ def backpropagate(optimizer: Optimizer, closure: Closure | None, clip_norm: floa
     if not gradients:
         raise ConfigurationError("the closure's loss has no gradient: compute it from the model, with its graph")
     norm = nn.utils.get_total_norm(gradients)
+    # Of sharded gradients each process has a part, and of the norm too.
+    norm = norm.full_tensor() if is_sharded(norm) else norm
     if clip_norm is not None:
         nn.utils.clip_grads_with_norm_(parameters, clip_norm, norm)
     return wide(loss.detach()), torch.isfinite(loss.detach()) & torch.isfinite(norm)
@@ -105,6 +109,11 @@ class BackpropSGD(FirstOrderOptimizer, SGD):
         for group in groups:
             group["decoupled_decay"] = group.pop("weight_decay")  # torch's own would go into the gradient.
         SGD.__init__(self, groups, lr=lr, momentum=momentum)
+        if _are_sharded(groups):
+            for parameter in (parameter for group in groups for parameter in group["params"]):
+                self.state[parameter]["step"] = torch.zeros(())
+                if momentum:
+                    self.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
         self.clip_norm = clip_norm
         self.guard = SkipGuard(self)
 
@@ -141,10 +150,21 @@ class BackpropAdamW(FirstOrderOptimizer, AdamW):
         weight_decay: float = 0.0,
         clip_norm: float | None = None,
     ) -> None:
-        AdamW.__init__(self, decay_groups(model.parameters(), weight_decay), lr=lr, betas=betas, eps=adam_eps)
+        groups = decay_groups(model.parameters(), weight_decay)
+        AdamW.__init__(self, groups, lr=lr, betas=betas, eps=adam_eps)
+        if _are_sharded(groups):
+            for parameter in (parameter for group in groups for parameter in group["params"]):
+                self.state[parameter]["step"] = torch.zeros(())
+                for moment in ("exp_avg", "exp_avg_sq"):
+                    self.state[parameter][moment] = torch.zeros_like(parameter)
         self.clip_norm = clip_norm
         self.guard = SkipGuard(self)
 
     @override
     def update(self) -> None:
         AdamW.step(self)
+
+
+def _are_sharded(groups: list[dict[str, Any]]) -> bool:
+    """Return whether parameters are sharded: a state must then be there from the start to be loaded in shards."""
+    return any(is_sharded(parameter) for group in groups for parameter in group["params"])

@@ -26,9 +26,17 @@ class HybridOptimizer(Optimizer):
         model: the model.
         zeroth: the optimizer of the probed part.
         first: the optimizer of the other.
+
+    Raises:
+        ConfigurationError: if the weights are sharded over processes, whose checkpoints know one optimizer.
     """
 
     def __init__(self, model: nn.Module, zeroth: ZerothOrderOptimizer, first: FirstOrderOptimizer) -> None:
+        if zeroth.engine.sharded:
+            raise ConfigurationError(
+                "HybridZOFO keeps its state in two optimizers, which a checkpoint of sharded weights cannot hold: set "
+                "trainer.strategy to zo_ddp, or model.strategy to another"
+            )
         super().__init__([*zeroth.param_groups, *first.param_groups], {})
         self.zeroth = zeroth
         self.first = first

@@ -38,11 +38,19 @@ class Masking:
     Args:
         optimizer: whose parameters; the masks go to its engine, and what determines them to its state.
         sparsity: the rule.
+
+    Raises:
+        ConfigurationError: with `snip`, if weights are sharded.
     """
 
     def __init__(self, optimizer: ZerothOrderOptimizer, sparsity: Sparsity) -> None:
         self._optimizer = optimizer
         self._sparsity = sparsity
+        if sparsity.score == "snip" and optimizer.engine.sharded:
+            raise ConfigurationError(
+                "mask: snip keeps a bit for every weight of the model, and the weights are sharded over several "
+                "processes: use mask: random or magnitude"
+            )
         optimizer.param_groups[0]["picked"] = None
         if sparsity.score != "snip":
             self._pick(optimizer.step_count)

@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from zolightning.perturbation.shards import is_sharded
 from zolightning.perturbation.tangents import dual, parts_of
 
 
@@ -52,11 +53,12 @@ class Ranks:
     def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """Put in the place of each gradient its mean over ranks, in which a gradient that is missing counts as zero.
 
-        One gradient after the other, in no buffer; a parameter that has none on any rank is left without.
+        One gradient after the other, in no buffer; a parameter that has none on any rank is left without. Gradients of
+        sharded weights are left as they are: the backward has averaged them.
         """
         if self.size == 1:
             return
-        trained = [parameter for parameter in parameters if parameter.requires_grad]
+        trained = [weight for weight in parameters if weight.requires_grad and not is_sharded(weight)]
         if not trained:
             return
         mine = torch.tensor([parameter.grad is not None for parameter in trained], dtype=torch.uint8)

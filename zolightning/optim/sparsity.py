@@ -12,6 +12,7 @@ from zolightning.perturbation.compiler import Compiler
 from zolightning.perturbation.masks import Score, Selection, kept, ranks_by_zero, select_smallest
 from zolightning.perturbation.noise import Stream
 from zolightning.perturbation.rounding import wide
+from zolightning.perturbation.shards import local_part
 
 
 @dataclass(frozen=True)
@@ -77,17 +78,17 @@ class Sparsity:
         """
         if not self.covers(parameter):
             return None
-        flat = parameter.detach().reshape(-1)
-        count = min(max(round(self.keep_ratio * flat.numel()), 1), flat.numel())
+        part = local_part(parameter)
+        count = min(max(round(self.keep_ratio * part.size), 1), part.size)
         if self.score == "snip":
             assert gradient is not None
             slope = wide(gradient.reshape(-1))
-            saliency = slope * flat
+            saliency = slope * part.flat
             saliency = saliency if saliency.any() else slope
             return kept(select_smallest("large", saliency, count, stream), saliency)
-        selection = select_smallest(self.score, flat, count, stream, compiler)
+        selection = select_smallest(self.score, part, count, stream, compiler)
         # A threshold of zero, as adapters that start at zero have it, would freeze each weight after its first move.
-        return None if ranks_by_zero(selection, flat) else selection
+        return None if ranks_by_zero(selection, parameter.dtype) else selection
 
 
 def sparsity_of(mask: Score | None, sparsity: float | None, resample_every: int | None) -> Sparsity | None:

@@ -128,12 +128,13 @@ class Elementwise:
         """Move the weights by the rule."""
         groups, alive = optimizer.groups_by_name(), estimate.finite
         shares = estimate.projected_gradients / optimizer.num_queries
+        for parameter in optimizer.engine.directions.moving.values():
+            # A parameter's own: steps may be skipped, or work on other blocks.
+            age = optimizer.state[parameter]["age"]
+            age += alive.to(age.device)
         for piece in optimizer.engine.pieces(optimizer.places(), shares):
             group, kept = groups[piece.name], optimizer.state[optimizer.engine.parameters[piece.name]]
             taken = alive.to(piece.weight.device)
-            if piece.first == 0:
-                # A parameter's own: steps may be skipped, or work on other blocks.
-                kept["age"] += taken
             rate = taken.to(piece.estimate.dtype) * group["lr"]
             shrink = rate * group["weight_decay"] if group["weight_decay"] else None
             states = tuple(piece.of(kept[name]) for name in self.rule.states)

@@ -32,6 +32,7 @@ from zolightning.perturbation.engine import Engine, Step
 from zolightning.perturbation.noise import LAYOUT_VERSION, Stream
 from zolightning.perturbation.options import DEFAULT, EngineOptions
 from zolightning.perturbation.self_check import self_check
+from zolightning.perturbation.shards import reshard, units_of
 
 log = logging.getLogger(__name__)
 
@@ -83,6 +84,7 @@ class ZerothOrderOptimizer(Optimizer):
                 "engine.probe: in_place moves the weights that a mask by magnitude is made from, so that probe and "
                 "update would differ: use engine.probe: in_forward, or mask: random or snip"
             )
+        reshard(units_of(model))
         super().__init__(decay_groups(model.parameters(), weight_decay), {"lr": lr, "eps": eps})
         for group in self.param_groups:
             group.update(step=0, seed=seed, layout=LAYOUT_VERSION)

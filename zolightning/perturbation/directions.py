@@ -19,6 +19,7 @@ from zolightning.perturbation.options import Distribution
 from zolightning.perturbation.pieces import Piece, in_pieces
 from zolightning.perturbation.ranges import Kind
 from zolightning.perturbation.rounding import Rounding, wide_dtype
+from zolightning.perturbation.shards import Part, local_part, reshard, units_of
 
 _HALF = (torch.bfloat16, torch.float16)
 # Rows whose noise is made at once, in elements: it takes twelve bytes each for a while.
@@ -55,6 +56,9 @@ class Directions:
     """
 
     def __init__(self, model: nn.Module, distribution: Distribution, compiled: bool | None) -> None:
+        # While a weight is gathered another parameter is in its place.
+        self._units = units_of(model)
+        reshard(self._units)
         self.parameters: dict[str, nn.Parameter] = {n: p for n, p in model.named_parameters() if p.requires_grad}
         self.selections: dict[str, Selection] = {}
         self.moving = dict(self.parameters)
@@ -106,24 +110,25 @@ class Directions:
         """Return whether a parameter's direction is made together with those of all small ones."""
         return name in self._bundle_here()
 
-    def small(self, name: str, weight: Tensor, place: Stream) -> Tensor:
+    def small(self, name: str, part: Part, place: Stream) -> Tensor:
         """Return a small parameter's masked direction [n], kept while probes and update ask for the same place.
 
         Args:
             name: of the parameter.
-            weight: flat, as it is when it is not perturbed; the mask goes by it [n].
+            part: its elements, as they are when they are not perturbed; the mask goes by them.
             place: the step and query.
         """
         if place not in self._kept:
             if len(self._kept) >= _PLACES_KEPT:
                 self._drop_small()
             self._kept[place] = self._bundle_here().noise(self._kind, place)
-        z = self._kept[place][name]
+        z = self._kept[place][name][part.first : part.first + part.flat.numel()]
         if name in self.selections and (place, name) not in self._masked:
             # In place, so that a mask takes no memory of its own.
-            z.masked_fill_(~mask_of(self.selections[name], weight), 0.0)
-            self._masked.add((place, name))
-        return z.to(wide_dtype(weight.dtype))
+            z.masked_fill_(~mask_of(self.selections[name], part.flat, part.first), 0.0)
+            if part.flat.numel() == part.size:
+                self._masked.add((place, name))
+        return z.to(wide_dtype(part.flat.dtype))
 
     def motion(self, name: str, places: Sequence[Stream], coefficients: Tensor) -> Motion:
         """Return the subtraction of sum_i coefficients[i] z_i from a parameter's selected weights, without rounding.
@@ -169,6 +174,7 @@ class Directions:
             only_rows: for some parameters, the rows to be moved [n], in any order and with repetitions; all others of
                 them stay.
         """
+        reshard(self._units)
         of = self.on_counters(places, steps)
         for piece in self._small_pieces(places, of, rounding):
             piece.subtract(piece.estimate, of[piece.name].decay)
@@ -178,15 +184,15 @@ class Directions:
                 decay=of[name].decay,
                 rounding=self._rounding_stream(name, places[0], rounding),
             )
-            weight = parameter.detach()
             if only_rows is not None and name in only_rows:
-                numbers, table = only_rows[name], weight.flatten(1)
+                numbers, table = only_rows[name], parameter.detach().flatten(1)
                 moved = table[numbers]
                 self.move_rows(moved, numbers, motion)
                 # Repeated rows are written more than once, each time the same.
                 table[numbers] = moved
             else:
-                subtract(weight.view(-1), motion, self.compiler)
+                part = local_part(parameter)
+                subtract(part.flat, motion, self.compiler, first=part.first, within=range(part.size))
         self._moved()
 
     def pieces(self, places: Sequence[Stream], shares: Tensor, rounding: Rounding) -> Iterator[Piece]:
@@ -197,28 +203,30 @@ class Directions:
             shares: each query's share of the projected gradient [queries].
             rounding: how half-precision weights are to be rounded.
         """
+        reshard(self._units)
         of = self.on_counters(places, dict.fromkeys(self.moving, Step(shares, None)))
         yield from self._small_pieces(places, of, rounding)
         for name, parameter in self._large():
             motion = self.motion(name, places, of[name].coefficients)
             words = self._rounding_stream(name, places[0], rounding)
-            yield from in_pieces(name, parameter.detach().view(-1), motion, words, self.compiler)
+            yield from in_pieces(name, local_part(parameter), motion, words, self.compiler)
         self._moved()
 
     def _small_pieces(self, places: Sequence[Stream], of: Mapping[str, Step], rounding: Rounding) -> Iterator[Piece]:
-        """Yield every small parameter that moves, whole, with sum_i coefficients[i] z_i."""
-        weights = {name: p.detach().view(-1) for name, p in self.moving.items() if self.is_small(name)}
+        """Yield every small parameter that moves, as far as it is here, with sum_i coefficients[i] z_i."""
+        parts = {name: local_part(p) for name, p in self.moving.items() if self.is_small(name)}
         sums: dict[str, Tensor] = {}
         for query, place in enumerate(places):
-            for name, weight in weights.items():
-                term = of[name].coefficients[query] * self.small(name, weight, place)
+            for name, part in parts.items():
+                term = of[name].coefficients[query] * self.small(name, part, place)
                 sums[name] = sums[name] + term if name in sums else term
-        rounds = {name for name, weight in weights.items() if rounding == "stochastic" and weight.dtype in _HALF}
+        rounds = {name for name, part in parts.items() if rounding == "stochastic" and part.flat.dtype in _HALF}
         words = self._bundle_here().noise("halves", _rounding_place(places[0])) if rounds else {}
-        for name, weight in weights.items():
-            selection = self.selections.get(name)
-            mask = None if selection is None else mask_of(selection, weight)
-            yield Piece(name, 0, weight, sums[name], mask, words[name] if name in rounds else None)
+        for name, part in parts.items():
+            weight, selection = part.flat, self.selections.get(name)
+            mask = None if selection is None else mask_of(selection, weight, part.first)
+            own = words[name][part.first : part.first + weight.numel()] if name in rounds else None
+            yield Piece(name, 0, weight, sums[name], mask, own)
 
     def _large(self) -> list[tuple[str, nn.Parameter]]:
         return [(name, parameter) for name, parameter in self.moving.items() if not self.is_small(name)]

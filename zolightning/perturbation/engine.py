@@ -20,6 +20,7 @@ from zolightning.perturbation.options import DEFAULT, EngineOptions
 from zolightning.perturbation.pieces import Piece
 from zolightning.perturbation.probe import Probe, along
 from zolightning.perturbation.scratch import Scratch
+from zolightning.perturbation.shards import is_sharded
 from zolightning.perturbation.tangents import Tangents
 
 __all__ = ("Engine", "Step")
@@ -33,7 +34,8 @@ class Engine:
         options: how.
 
     Raises:
-        ConfigurationError: if a trainable parameter is not contiguous in memory.
+        ConfigurationError: if a trainable parameter is not contiguous in memory, or idle rows are to be skipped of
+            weights that are sharded over processes.
     """
 
     def __init__(self, model: nn.Module, options: EngineOptions = DEFAULT) -> None:
@@ -49,11 +51,21 @@ class Engine:
         for name, parameter in self.parameters.items():
             if not parameter.is_contiguous():
                 raise ConfigurationError(f"{name} is not contiguous in memory: make it so before it is optimised")
+        if self.sharded and options.idle_rows == "skip":
+            raise ConfigurationError(
+                "engine.idle_rows: skip goes by the rows that this process looks up, and the weights are sharded over "
+                "several: use engine.idle_rows: update"
+            )
 
     @property
     def parameters(self) -> dict[str, nn.Parameter]:
         """The trainable parameters by name."""
         return self.directions.parameters
+
+    @property
+    def sharded(self) -> bool:
+        """Whether a trainable parameter is spread over processes."""
+        return any(is_sharded(parameter) for parameter in self.parameters.values())
 
     @property
     def selections(self) -> dict[str, Selection]:

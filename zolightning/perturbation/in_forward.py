@@ -8,7 +8,7 @@ weight for the operation that asks for it; the hooks exist for the length of one
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any, Protocol
 
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from zolightning.perturbation.lazy import LazyWeight
+from zolightning.perturbation.shards import is_sharded, units_of
 
 # The module that holds a parameter, the attribute, and the parameter's canonical name.
 Attributes = tuple[tuple[nn.Module, str, str], ...]
@@ -50,6 +51,7 @@ class InForward:
     def __init__(self, model: nn.Module, names: Mapping[nn.Parameter, str]) -> None:
         self._hidden: dict[str, Tensor] = {}
         self._parameters = {name: parameter for parameter, name in names.items()}
+        self._units = units_of(model)
         called = (module for module in model.modules() if module is model or _has_forward(module))
         attributes = ((module, _read_by(module, names)) for module in called)
         self._modules: list[tuple[nn.Module, Attributes]] = [(module, read) for module, read in attributes if read]
@@ -71,7 +73,8 @@ class InForward:
                     continue
                 swap = _Swap(attributes, self._hidden, stand_in, scope)
                 handles.append(module.register_forward_pre_hook(swap.before))
-                handles.append(module.register_forward_hook(swap.after, always_call=True))
+                # Before whoever lets go of gathered weights once the module is done with them.
+                handles.append(module.register_forward_hook(swap.after, prepend=True, always_call=True))
             with eager:
                 yield
         finally:
@@ -82,21 +85,67 @@ class InForward:
     def hidden(self) -> Iterator[None]:
         """Let whoever reads a weight elsewhere than through its module find nothing but NaN; stand-ins are not touched.
 
-        A single NaN is spread over the weight's shape, so that this takes no memory.
+        A single NaN is spread over the weight's shape, so that this takes no memory. Sharded weights are hidden while
+        they are gathered; outside of the forwards that gather them nobody can compute with them.
         """
-        for name, parameter in self._parameters.items():
-            self._hidden[name] = parameter.data
-            parameter.data = torch.full((), float("nan"), dtype=parameter.dtype, device=parameter.device).expand(
-                parameter.shape
-            )
+        veil = _Veil(self._hidden)
+        veil.cover({name: p for name, p in self._parameters.items() if not is_sharded(p)})
+        handles = []
         try:
             # Casts that autocast has kept would show what is hidden, and afterwards NaN.
             torch.clear_autocast_cache()
+            for unit in self._units:
+                gathered = _GatheredVeil(self._modules, self._hidden)
+                handles.append(unit.register_forward_pre_hook(gathered.before))
+                handles.append(unit.register_forward_hook(gathered.after, prepend=True, always_call=True))
             yield
         finally:
+            for handle in handles:
+                handle.remove()
             torch.clear_autocast_cache()
-            for name, parameter in self._parameters.items():
-                parameter.data = self._hidden.pop(name)
+            veil.lift()
+
+
+class _Veil:
+    """Puts NaN in the place of weights, and keeps what was there by name."""
+
+    def __init__(self, hidden: dict[str, Tensor]) -> None:
+        self._hidden = hidden
+        self._covered: dict[str, nn.Parameter] = {}
+
+    def cover(self, parameters: Mapping[str, nn.Parameter]) -> None:
+        self._covered = dict(parameters)
+        for name, parameter in parameters.items():
+            self._hidden[name] = parameter.data
+            nan = torch.full((), float("nan"), dtype=parameter.dtype, device=parameter.device)
+            parameter.data = nan.expand(parameter.shape)
+
+    def lift(self) -> None:
+        for name, parameter in self._covered.items():
+            parameter.data = self._hidden.pop(name)
+        self._covered = {}
+
+
+class _GatheredVeil:
+    """Hides the weights that a unit of a sharded model has gathered, for the length of its forward."""
+
+    def __init__(self, modules: Sequence[tuple[nn.Module, Attributes]], hidden: dict[str, Tensor]) -> None:
+        self._attributes = [attribute for _, attributes in modules for attribute in attributes]
+        self._hidden = hidden
+        self._veil = _Veil(hidden)
+
+    def before(self, _unit: nn.Module, _inputs: object) -> None:
+        found = {
+            name: parameter
+            for holder, attribute, name in self._attributes
+            if (parameter := holder._parameters[attribute]) is not None
+            and name not in self._hidden
+            and not is_sharded(parameter)
+        }
+        self._veil.cover(found)
+
+    def after(self, _unit: nn.Module, _inputs: object, _output: object) -> None:
+        self._veil.lift()
 
 
 def _read_by(module: nn.Module, names: Mapping[nn.Parameter, str]) -> Attributes:

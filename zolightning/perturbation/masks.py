@@ -19,6 +19,7 @@ from zolightning.perturbation.compiler import Compiler
 from zolightning.perturbation.noise import Stream, unit
 from zolightning.perturbation.ranges import Kind, noise_at, placed, words_for
 from zolightning.perturbation.rounding import wide, wide_dtype
+from zolightning.perturbation.shards import Part
 
 Score = Literal["magnitude", "large", "random", "snip"]
 
@@ -130,10 +131,10 @@ def mask_at(selection: Selection, weight: Tensor, starts: Tensor, compiler: Comp
     return mask_of_rows(rank, starts, level(selection, weight.dtype), selection.cut)
 
 
-def mask_of(selection: Selection, weight: Tensor) -> Tensor:
-    """Return the mask of a whole flat weight, bool [n]."""
-    first = torch.zeros(1, dtype=torch.int64, device=weight.device)
-    return mask_at(selection, weight.unsqueeze(0), first, _EAGER)[0]
+def mask_of(selection: Selection, weight: Tensor, first: int = 0) -> Tensor:
+    """Return the mask of a flat weight, from the element of a number on, bool [n]."""
+    start = torch.full((1,), first, dtype=torch.int64, device=weight.device)
+    return mask_at(selection, weight.unsqueeze(0), start, _EAGER)[0]
 
 
 def kept(selection: Selection, weight: Tensor) -> Selection:
@@ -149,70 +150,77 @@ def kept(selection: Selection, weight: Tensor) -> Selection:
 
 
 def select_smallest(
-    score: Score, weight: Tensor, count: int, stream: Stream, compiler: Compiler | None = None
+    score: Score, weight: Tensor | Part, count: int, stream: Stream, compiler: Compiler | None = None
 ) -> Selection:
-    """Find the selection that holds exactly `count` elements of `weight`, in chunks, without sorting or copying it.
+    """Find the selection that holds exactly `count` elements of a weight, in chunks, without sorting or copying it.
 
     Args:
         score: what the elements are ranked by.
-        weight: float [n], flat.
-        count: how many elements to select, 1 to n.
+        weight: float [n], flat; or this process's part of it, for all that hold one to find the same together.
+        count: how many elements to select, 1 to the number of all.
         stream: the mask lane's stream of this parameter.
         compiler: runs the generator compiled; None eager.
 
     Raises:
         ValueError: if `count` is outside [1, n].
     """
-    if not 1 <= count <= weight.numel():
-        raise ValueError(f"count must lie in [1, {weight.numel()}], got {count}")
+    part = Part.all_of(weight) if isinstance(weight, Tensor) else weight
+    flat = part.flat
+    if not 1 <= count <= part.size:
+        raise ValueError(f"count must lie in [1, {part.size}], got {count}")
 
     def chunks() -> Iterator[Tensor]:
-        for start in range(0, weight.numel(), _CHUNK):
-            part = weight[start : start + _CHUNK]
+        for start in range(0, flat.numel(), _CHUNK):
+            some = flat[start : start + _CHUNK]
             random = None
             if score == "random":
-                first = torch.full((1,), start, dtype=torch.int64, device=weight.device)
-                random = noise_at("keys", stream, first, part.numel(), compiler or _EAGER)[0]
-            yield keys(score, part, random).to(torch.int64)
+                first = torch.full((1,), part.first + start, dtype=torch.int64, device=flat.device)
+                random = noise_at("keys", stream, first, some.numel(), compiler or _EAGER)[0]
+            yield keys(score, some, random).to(torch.int64)
 
-    bits = 32 if score == "random" else _INTEGER[wide_dtype(weight.dtype)][1]
-    threshold, ties = _kth_smallest(chunks, count, bits)
-    cut = _index_of_tie(chunks, threshold, ties)
-    as_tensor = torch.tensor([threshold, cut], dtype=torch.int64, device=weight.device)
+    bits = 32 if score == "random" else _INTEGER[wide_dtype(flat.dtype)][1]
+    threshold, ties, own = _kth_smallest(chunks, count, bits, part)
+    cut = _index_of_tie(chunks, threshold, ties, own, part)
+    as_tensor = torch.tensor([threshold, cut], dtype=torch.int64, device=flat.device)
     return Selection(score, as_tensor[0], as_tensor[1], stream)
 
 
-def ranks_by_zero(selection: Selection, weight: Tensor) -> bool:
-    """Return whether a selection by magnitude ends at a magnitude of zero."""
+def ranks_by_zero(selection: Selection, dtype: torch.dtype) -> bool:
+    """Return whether a selection by magnitude, of weights of a dtype, ends at a magnitude of zero."""
     if selection.score in NUMBERS:
         return False
-    zero = keys(selection.score, torch.zeros(1, dtype=weight.dtype), None)
+    zero = keys(selection.score, torch.zeros(1, dtype=dtype), None)
     return int(selection.threshold) == int(zero)
 
 
-def _kth_smallest(chunks: Callable[[], Iterator[Tensor]], count: int, bits: int) -> tuple[int, int]:
-    """Return the count-th smallest key, and how many keys equal to it are among the `count` smallest.
+def _kth_smallest(chunks: Callable[[], Iterator[Tensor]], count: int, bits: int, part: Part) -> tuple[int, int, int]:
+    """Return the count-th smallest key, and how many equal to it are among the `count` smallest and how many are here.
 
     A radix selection: one pass over the keys for each digit, a histogram of that digit among the keys that share the
-    digits found so far. Histograms of shards add up, so the same search works on a sharded weight.
+    digits found so far. Histograms of parts add up.
     """
-    prefix, remaining = 0, count
+    prefix, remaining, own = 0, count, 0
     for shift in range(-(-bits // _DIGIT_BITS) * _DIGIT_BITS - _DIGIT_BITS, -1, -_DIGIT_BITS):
-        histogram: Tensor | None = None
+        histogram = torch.zeros(2**_DIGIT_BITS, dtype=torch.int64, device=part.flat.device)
         for chunk in chunks():
             matching = chunk[(chunk >> (shift + _DIGIT_BITS)) == prefix]
-            counts = torch.bincount((matching >> shift) & (2**_DIGIT_BITS - 1), minlength=2**_DIGIT_BITS)
-            histogram = counts if histogram is None else histogram + counts
-        assert histogram is not None
-        total = histogram.cumsum(0)
+            histogram += torch.bincount((matching >> shift) & (2**_DIGIT_BITS - 1), minlength=2**_DIGIT_BITS)
+        total = part.sum(histogram.clone()).cumsum(0)
         digit = int(torch.searchsorted(total, remaining))
         remaining -= int(total[digit - 1]) if digit else 0
-        prefix = (prefix << _DIGIT_BITS) | digit
-    return prefix, remaining
+        prefix, own = (prefix << _DIGIT_BITS) | digit, int(histogram[digit])
+    return prefix, remaining, own
 
 
-def _index_of_tie(chunks: Callable[[], Iterator[Tensor]], threshold: int, ties: int) -> int:
-    """Return the index of the `ties`-th key that equals the threshold."""
+def _index_of_tie(chunks: Callable[[], Iterator[Tensor]], threshold: int, ties: int, own: int, part: Part) -> int:
+    """Return the index of the `ties`-th key that equals the threshold, of which there are `own` in this part."""
+    ties -= part.sum_before(own)
+    index = part.first + _place_of_tie(chunks, threshold, ties) if 0 < ties <= own else 0
+    # All but one process add nothing.
+    return int(part.sum(torch.tensor(index, device=part.flat.device)))
+
+
+def _place_of_tie(chunks: Callable[[], Iterator[Tensor]], threshold: int, ties: int) -> int:
     offset = 0
     for chunk in chunks():
         places = (chunk == threshold).nonzero().flatten()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -25,6 +25,7 @@ from zolightning.perturbation.kernels import (
 from zolightning.perturbation.masks import NUMBERS, Selection, level
 from zolightning.perturbation.noise import TILE, Counters, Stream, counters, firsts, unit
 from zolightning.perturbation.ranges import BITS, Kind, words_for
+from zolightning.perturbation.windows import chunks_of, framed, overlap, windows
 
 # Elements a kernel works on at once. On a CPU the words of rounding and signs stay in cache; elsewhere launches count.
 _CHUNK = {"cpu": 1 << 20}
@@ -53,7 +54,14 @@ class Motion:
     rounding: Stream | None = None
 
 
-def subtract(weight: Tensor, motion: Motion, compiler: Compiler, out: Tensor | None = None, first: int = 0) -> None:
+def subtract(
+    weight: Tensor,
+    motion: Motion,
+    compiler: Compiler,
+    out: Tensor | None = None,
+    first: int = 0,
+    within: range | None = None,
+) -> None:
     """Subtract a motion from a weight, in place or into `out`; an element whose change is zero keeps its bits.
 
     Sums are made in float32 (float64 for float64 weights) and rounded once.
@@ -63,12 +71,16 @@ def subtract(weight: Tensor, motion: Motion, compiler: Compiler, out: Tensor | N
         motion: what to subtract.
         compiler: runs the kernel compiled or eager.
         out: flat, contiguous, of the weight's dtype [n], or None for the weight's own place.
-        first: the index in the parameter of the weight's first element, a multiple of `unit(1)`.
+        first: the index in the parameter of the weight's first element.
+        within: the elements of the parameter that this is a part of, from a multiple of `unit(1)` on: the result has
+            the bits that it has if all of them are worked on at once, in compiled code too. None for the weight's own.
     """
-    _run((subtract_tiles, subtract_rows), weight, motion, compiler, out, first)
+    _run((subtract_tiles, subtract_rows), weight, motion, compiler, out, first, within)
 
 
-def sum_into(out: Tensor, weight: Tensor, motion: Motion, compiler: Compiler, first: int = 0) -> None:
+def sum_into(
+    out: Tensor, weight: Tensor, motion: Motion, compiler: Compiler, first: int = 0, within: range | None = None
+) -> None:
     """Write sum_i coefficients[i] z_i on the selected elements, and 0 on the others, into `out`.
 
     Args:
@@ -76,9 +88,10 @@ def sum_into(out: Tensor, weight: Tensor, motion: Motion, compiler: Compiler, fi
         weight: flat, contiguous; the mask goes by it [n].
         motion: what to sum; it has no decay and no rounding.
         compiler: runs the kernel compiled or eager.
-        first: the index in the parameter of the weight's first element, a multiple of `unit(1)`.
+        first: the index in the parameter of the weight's first element.
+        within: as `subtract` has it.
     """
-    _run((sum_tiles, sum_rows), weight, motion, compiler, out, first)
+    _run((sum_tiles, sum_rows), weight, motion, compiler, out, first, within)
 
 
 def moved_rows(rows: Tensor, starts: Tensor, motion: Motion, compiler: Compiler) -> Tensor:
@@ -116,17 +129,26 @@ def _run(
     compiler: Compiler,
     out: Tensor | None,
     first: int,
+    within: range | None,
 ) -> None:
     """Run a kernel on whole tiles, chunk by chunk, and its like for rows on the rest."""
-    for start, stop in _chunks(weight):
-        tiles = _Tiles(weight.device, (first + start) // TILE, (stop - start) // TILE)
-        planes = None if out is None else _planes(out[start:stop])
-        moving = _moving(motion, weight.dtype, tiles)
-        compiler.run(kernels[0], (stop - start) // unit(1), planes, _planes(weight[start:stop]), moving)
-    if tail := weight.numel() % TILE:
-        starts = torch.full((1,), first + weight.numel() - tail, dtype=torch.int64, device=weight.device)
-        end = (weight if out is None else out)[-tail:].unsqueeze(0)
-        _run_rows(kernels[1], end, weight[-tail:].unsqueeze(0), starts, motion, compiler)
+    here = range(first, first + weight.numel())
+    whole = here if within is None else within
+    tiled = whole[: len(whole) // TILE * TILE]
+    for chunk in chunks_of(tiled, chunk_size(weight.device)):
+        part = overlap(chunk, here)
+        for window in windows(part, chunk):
+            tiles = _Tiles(weight.device, window.start // TILE, len(window) // TILE)
+            with framed(weight, out, first, overlap(window, part), window) as (source, target):
+                planes = None if target is None else _planes(target)
+                moving = _moving(motion, weight.dtype, tiles)
+                compiler.run(kernels[0], len(chunk) // unit(1), planes, _planes(source), moving)
+    tail = whole[len(tiled) :]
+    if held := overlap(tail, here):
+        starts = torch.full((1,), tail.start, dtype=torch.int64, device=weight.device)
+        with framed(weight, out, first, held, tail) as (source, target):
+            end = source if target is None else target
+            _run_rows(kernels[1], end.unsqueeze(0), source.unsqueeze(0), starts, motion, compiler)
 
 
 def _run_rows(kernel: RowKernel, out: Tensor, rows: Tensor, starts: Tensor, motion: Motion, compiler: Compiler) -> None:
@@ -201,13 +223,6 @@ def _moving(motion: Motion, dtype: torch.dtype, elements: _Elements) -> Moving:
 def chunk_size(device: torch.device) -> int:
     """Return how many elements a kernel works on at once, a multiple of `unit(1)`."""
     return _CHUNK.get(device.type, _LARGE_CHUNK)
-
-
-def _chunks(weight: Tensor) -> Iterator[tuple[int, int]]:
-    """Yield the bounds of chunks of whole tiles."""
-    whole, size = weight.numel() // TILE * TILE, chunk_size(weight.device)
-    for start in range(0, whole, size):
-        yield start, min(start + size, whole)
 
 
 def _planes(flat: Tensor) -> tuple[Tensor, ...]:

@@ -16,6 +16,7 @@ from zolightning.perturbation.motion import Motion
 from zolightning.perturbation.noise import Stream, unit
 from zolightning.perturbation.rounding import wide, wide_dtype
 from zolightning.perturbation.scratch import Scratch
+from zolightning.perturbation.shards import Part
 
 # Of a matrix no more than this is perturbed at once.
 SCRATCH_BYTES = 64 << 20
@@ -55,10 +56,10 @@ class Probe:
         if not self.directions.is_small(name):
             return LazyWeight.around(weight, _Source(self, name, weight))
         self.visit(name, None)
-        flat = weight.view(-1)
-        moved = wide(flat)
+        part = Part.all_of(weight.view(-1))
+        moved = wide(part.flat)
         for place, coefficient in zip(self.places, self.coefficients(name, weight), strict=True):
-            moved = moved - coefficient * self.directions.small(name, flat, place)
+            moved = moved - coefficient * self.directions.small(name, part, place)
         return moved.to(weight.dtype).view(weight.shape)
 
     def motion(self, name: str, weight: Tensor) -> Motion:

@@ -19,6 +19,7 @@ from zolightning.perturbation.lazy import LazyWeight
 from zolightning.perturbation.motion import Motion
 from zolightning.perturbation.noise import Stream
 from zolightning.perturbation.probe import Visit, along, chunks_of_rows
+from zolightning.perturbation.shards import Part
 
 # Without types in torch.
 _forward_ad = cast("Any", forward_ad)
@@ -45,7 +46,9 @@ class Tangents:
         if not self.directions.is_small(name):
             return LazyWeight.around(weight, _Source(self, name, weight))
         self.visit(name, None)
-        tangent = self._coefficients(name, weight) * self.directions.small(name, weight.view(-1), self.place)
+        tangent = self._coefficients(name, weight) * self.directions.small(
+            name, Part.all_of(weight.view(-1)), self.place
+        )
         return dual(weight, tangent.to(weight.dtype).view(weight.shape))
 
     def motion(self, name: str, weight: Tensor) -> Motion:
