@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -88,6 +89,8 @@ class Twice(FineTuner):
 
 def train_seeded_apart(strategy: Strategy) -> Outcome:
     """Train with no seed but the generator's, which differs from process to process."""
+    # What another job may have set, and Lightning would go by.
+    os.environ.pop("PL_GLOBAL_SEED", None)
     torch.manual_seed(_rank() + 1)
     return train(2, strategy, 3, settings={"seed": None})
 

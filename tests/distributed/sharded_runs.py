@@ -7,14 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch import Callback, Trainer
 from torch import Tensor, distributed
 from torch.distributed.tensor import DTensor
 
 from tests.helpers.ranks import in_ranks
 from zolightning import FineTuner
-from zolightning.callbacks import BestCheckpoint, Export, LastCheckpoint
+from zolightning.callbacks import BestCheckpoint, Export, Journal, LastCheckpoint
 from zolightning.strategies import (
     FOSGD,
     ZOSGD,
@@ -26,6 +25,8 @@ from zolightning.strategies import (
     ZOAdam,
 )
 from zolightning.tasks import SampleReviews
+
+STEPS = 30
 
 STRATEGIES: dict[str, Callable[[], Strategy]] = {
     "ZOSGD": lambda: ZOSGD(1e-4, 1e-3),
@@ -39,20 +40,22 @@ STRATEGIES: dict[str, Callable[[], Strategy]] = {
 }
 
 
-def fit(name: str, folder: Path, *, steps: int = 6, devices: int = 1, resume: bool = False) -> dict[str, Tensor]:
+def fit(
+    name: str, folder: Path, *, steps: int = STEPS, devices: int = 1, layout: str = "auto", resume: bool = False
+) -> dict[str, Tensor]:
     """Train, and return the weights that the module ends with, whole."""
     module = FineTuner("sample", STRATEGIES[name](), seed=0)
-    callbacks: list[ModelCheckpoint | Export] = [BestCheckpoint("val/loss"), LastCheckpoint(), Export()]
+    callbacks: list[Callback] = [BestCheckpoint("val/loss"), LastCheckpoint(), Journal(every_steps=4), Export()]
     trainer = Trainer(
         accelerator="cpu",
         devices=devices,
-        strategy="zo_fsdp" if devices > 1 else "auto",
+        strategy=layout,
         max_steps=steps,
-        val_check_interval=3,
+        val_check_interval=STEPS // 2,
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
         logger=False,
-        callbacks=list(callbacks),
+        callbacks=callbacks,
         enable_progress_bar=False,
         enable_model_summary=False,
         default_root_dir=folder,
@@ -65,19 +68,25 @@ def fit(name: str, folder: Path, *, steps: int = 6, devices: int = 1, resume: bo
     }
 
 
-def fit_here(names: list[str], folder: str, steps: int, resume: bool) -> None:
+def fit_here(names: list[str], folder: str, steps: int, layout: str, resume: bool) -> None:
     """Train as one of all processes of the group, and let the first write the weights."""
     rank, size = distributed.get_rank(), distributed.get_world_size()
     os.environ.update(LOCAL_RANK=str(rank), NODE_RANK="0", WORLD_SIZE=str(size))
     for name in names:
-        found = fit(name, Path(folder) / name, steps=steps, devices=size, resume=resume)
+        found = fit(name, Path(folder) / name, steps=steps, devices=size, layout=layout, resume=resume)
         if rank == 0:
             torch.save(found, Path(folder) / name / "weights.pt")
 
 
-def fit_sharded(
-    names: list[str], folder: Path, *, steps: int = 6, ranks: int = 2, resume: bool = False
+def fit_together(
+    names: list[str],
+    folder: Path,
+    *,
+    steps: int = STEPS,
+    ranks: int = 2,
+    layout: str = "zo_fsdp",
+    resume: bool = False,
 ) -> dict[str, dict[str, Tensor]]:
-    """Train with sharded weights by some strategies, and return what the module ends with by name of each."""
-    in_ranks(fit_here, names, str(folder), steps, resume, ranks=ranks)
+    """Train on several processes by some strategies, and return what the module ends with by name of each."""
+    in_ranks(fit_here, names, str(folder), steps, layout, resume, ranks=ranks)
     return {name: torch.load(folder / name / "weights.pt") for name in names}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import json
+import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -11,68 +12,80 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
-from tests.distributed.sharded_runs import fit, fit_sharded
+from tests.distributed.sharded_runs import STEPS, fit, fit_together
 from tests.helpers.models import tiny_llama, tokens
 from tests.helpers.ranks import in_ranks
 from zolightning.distributed import ShardedStrategy
 from zolightning.errors import ConfigurationError
+from zolightning.journal import load
 from zolightning.models.loading import load_model
 from zolightning.models.schemes import Scheme
 from zolightning.models.sharding import gathered, load_sharded
 from zolightning.optim.first_order import BackpropSGD
 from zolightning.optim.hybrid import HybridOptimizer
-from zolightning.runs import resolve_checkpoint
+from zolightning.runs import JOURNAL, resolve_checkpoint
 from zolightning.strategies import ZOSGD
 
-EXACT = ["SparseMeZO", "BlockwiseZO", "ForwardGradient"]
 
-
-def assert_equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
+def assert_equal(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> None:
     assert one.keys() == other.keys()
     assert [name for name in one if not torch.equal(one[name], other[name])] == []
 
 
+def assert_close(one: Mapping[str, Tensor], other: Mapping[str, Tensor], atol: float) -> None:
+    assert one.keys() == other.keys()
+    for name in one:
+        torch.testing.assert_close(one[name], other[name], rtol=0, atol=atol, msg=lambda said: f"{name}: {said}")  # noqa: B023
+
+
 @pytest.mark.slow
-def test_a_run_is_that_of_one_process_and_resumes_on_any_number(tmp_path: Path) -> None:
-    names = ["ZOSGD", "ZOAdam"]
-    alone = {name: fit(name, tmp_path / "alone" / name) for name in names}
-    whole = fit_sharded(names, tmp_path / "whole")
-    half = fit_sharded(names, tmp_path / "half", steps=3)
-    resumed = fit_sharded(names, tmp_path / "half", resume=True)
-    fit_sharded(names, tmp_path / "other", steps=3, ranks=3)
-    elsewhere = fit_sharded(names, tmp_path / "other", resume=True)
+def test_sharded_and_replicated_runs_are_the_same_to_the_bit(tmp_path: Path) -> None:
+    """Of two processes each; one process with the same batches rounds losses otherwise, which 1 / (2 eps) enlarges."""
+    names = ["ZOSGD", "ZOAdam", "SparseMeZO", "BlockwiseZO", "ForwardGradient"]
+    replicated = fit_together(names, tmp_path / "replicated", layout="zo_ddp")
+    sharded = fit_together(names, tmp_path / "sharded")
     for name in names:
-        assert_equal(alone[name], whole[name])
-        assert_equal(alone[name], resumed[name])
-        assert_equal(alone[name], elsewhere[name])
-        assert any(not torch.equal(alone[name][key], half[name][key]) for key in alone[name])
+        assert_equal(replicated[name], sharded[name])
+        journals = [tmp_path / layout / name / JOURNAL for layout in ("replicated", "sharded")]
+        assert journals[0].read_bytes() == journals[1].read_bytes()
+        # Adam divides by the square root of tiny second moments; of SparseMeZO a weight may cross its threshold.
+        atol = {"ZOAdam": 1e-4, "SparseMeZO": 1e-3}.get(name, 1e-5)
+        assert_close(fit(name, tmp_path / "alone" / name), sharded[name], atol)
+        made = load("sample", journals[1])
+        assert_equal(dict(made.named_parameters()), sharded[name])
+
+
+@pytest.mark.slow
+def test_a_sharded_run_resumes_on_any_number_of_processes(tmp_path: Path) -> None:
+    names = ["ZOSGD", "ZOAdam"]
+    whole = fit_together(names, tmp_path / "whole")
+    half = fit_together(names, tmp_path / "half", steps=STEPS // 2)
+    for number in (1, 3):
+        shutil.copytree(tmp_path / "half", tmp_path / str(number))
+    resumed = fit_together(names, tmp_path / "half", resume=True)
+    elsewhere = [fit_together(names, tmp_path / str(number), resume=True, ranks=number) for number in (1, 3)]
+    for name in names:
+        assert_equal(whole[name], resumed[name])
+        for found in elsewhere:
+            assert_close(whole[name], found[name], 1e-4 if name == "ZOAdam" else 1e-5)
+        assert any(not torch.equal(whole[name][key], half[name][key]) for key in whole[name])
         exported = tmp_path / "whole" / name / "best"
-        assert_equal(dict(load_model(str(exported), "float32", "sdpa").named_parameters()), alone[name])
-        settings = [json.loads((tmp_path / run / name / "best/config.json").read_text()) for run in ("whole", "alone")]
-        assert settings[0] == settings[1]
+        assert_equal(dict(load_model(str(exported), "float32", "sdpa").named_parameters()), whole[name])
         saved = tmp_path / "whole" / name / "checkpoints" / "last.ckpt"
         assert resolve_checkpoint(str(saved), tmp_path) == saved
         assert sorted(path.name for path in saved.parent.iterdir()) == ["best.ckpt", "last.ckpt"]
 
 
 @pytest.mark.slow
-def test_other_strategies_run_as_in_one_process(tmp_path: Path) -> None:
-    found = fit_sharded(EXACT, tmp_path)
-    for name in EXACT:
-        assert_equal(fit(name, tmp_path / "alone" / name), found[name])
-
-
-@pytest.mark.slow
 def test_first_order_runs_differ_in_rounding_and_resume(tmp_path: Path) -> None:
     """Gradients are clipped by a norm that is summed over shards, in another order than over the whole."""
     names = ["FOSGD", "FOAdam", "plain FOSGD"]
-    whole = fit_sharded(names, tmp_path / "whole")
-    fit_sharded(names, tmp_path / "half", steps=3)
-    resumed = fit_sharded(names, tmp_path / "half", resume=True)
+    whole = fit_together(names, tmp_path / "whole")
+    fit_together(names, tmp_path / "half", steps=STEPS // 2)
+    resumed = fit_together(names, tmp_path / "half", resume=True)
     for name in names:
         assert_equal(whole[name], resumed[name])
-        for key, value in fit(name, tmp_path / "alone" / name).items():
-            torch.testing.assert_close(whole[name][key], value, rtol=1e-4, atol=1e-6)
+        assert_close(fit(name, tmp_path / "alone" / name), whole[name], 1e-3 if "Adam" in name else 1e-5)
 
 
 def check_loading(folder: str) -> None:

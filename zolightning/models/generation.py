@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from zolightning.errors import ConfigurationError
+from zolightning.perturbation.shards import units_of
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedTokenizerBase
@@ -99,6 +100,8 @@ def _written(
             generation_config=settings,
             # The library's own, by stop_strings, does not know every kind of tokenizer.
             stopping_criteria=StoppingCriteriaList([cast("Any", stopped)]),
+            # A forward of sharded weights gathers what all processes hold: none may stop before the others.
+            synced_gpus=bool(units_of(model)),
         )
     return tokenizer.batch_decode(written[:, longest:], skip_special_tokens=True)
 
