@@ -61,6 +61,16 @@ def words_of(command: str, folder: Path) -> list[str]:
     words[0] = sys.executable
     if "mistral" in command and words[1] == "-m":
         words += stand_ins(folder)
+    if "--trainer configs" in command:
+        # Processes of the processor in the place of GPUs; and a folder of their own, of which they are the newest run.
+        words += [
+            "--trainer.accelerator",
+            "cpu",
+            "--trainer.devices",
+            "2",
+            "--trainer.default_root_dir",
+            "runs/several",
+        ]
     if command.endswith("--ckpt_path last"):
         words += ["--trainer.max_steps", "3"]
     if "bench_step.py" in command:

@@ -10,7 +10,6 @@ import torch
 from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.trainer.states import TrainerFn
-from lightning.pytorch.utilities import rank_zero_info
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -19,7 +18,7 @@ from typing_extensions import override
 from zolightning import resume
 from zolightning.checks import check_objective_fits, check_trainer
 from zolightning.closures import BatchLoss
-from zolightning.distributed import ShardedStrategy
+from zolightning.distributed.loading import load_on
 from zolightning.divergence import logs_now, stop_if_diverged
 from zolightning.errors import ConfigurationError, check_choice
 from zolightning.evaluation import Evaluation
@@ -146,16 +145,10 @@ class FineTuner(LightningModule):
         """Load the backbone, and let the task suit its batches to it; Lightning calls this for each stage."""
         if self.model is None:
             with phase("load"):
-                self.model = self._loaded()
+                where, made = self.trainer.strategy, (self.backbone, self.dtype_name, self.attention, self.scheme)
+                self.model = load_on(where, *made, seed=self.run_seed)
             self.strategy.setup(self.model)
         self.task.adapt(self.model)
-
-    def _loaded(self) -> nn.Module:
-        distributed = self.trainer.strategy
-        if isinstance(distributed, ShardedStrategy):
-            return distributed.load(self.backbone, self.dtype_name, self.attention, self.scheme)
-        loaded = loading.load_model(self.backbone, self.dtype_name, self.attention)
-        return self.scheme.apply(loaded, seed=self.run_seed)
 
     @override
     def configure_optimizers(self) -> Any:
@@ -313,16 +306,4 @@ class FineTuner(LightningModule):
         Raises:
             ConfigurationError: if the checkpoint is not a FineTuner's, or of another scheme or strategy.
         """
-        saved = resume.record_of(checkpoint, str(self.scheme), self.backbone)
-        if self.trainer.state.fn != TrainerFn.FITTING:
-            return
-        strategy, steps = resume.name_of(self.strategy), checkpoint["global_step"]
-        resume.check_continuation(saved, strategy, self.dtype_name, steps, self.trainer.max_steps)
-        if saved["seed"] != self.run_seed:
-            rank_zero_info(f"The run goes on with the seed that it began with, {saved['seed']}")
-            self.seed = saved["seed"]
-            self.task.order_seed = self.run_seed
-        resume.announce_changes(saved, self)
-        self._resumed = saved["recipe"]
-        self.forward_passes = saved["forward_passes"]
-        self.strategy.load_state_dict(saved["strategy_state"])
+        self._resumed = resume.take_up(self, checkpoint)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from zolightning.distributed import ShardedStrategy
@@ -72,6 +73,28 @@ def _flat(prefix: str, values: Mapping[str, object]) -> dict[str, object]:
         elif type(value).__module__.startswith("zolightning."):
             found |= _flat(f"{prefix}{name}.", vars(value))
     return found
+
+
+def take_up(module: FineTuner, checkpoint: dict[str, Any]) -> dict[str, Any] | None:
+    """Let a module go on from a checkpoint, if it is to train; return what the run's recipe was, or None if not.
+
+    Raises:
+        ConfigurationError: if the checkpoint is not a FineTuner's, or of another scheme or strategy.
+    """
+    saved = record_of(checkpoint, str(module.scheme), module.backbone)
+    if module.trainer.state.fn != TrainerFn.FITTING:
+        return None
+    strategy, steps = name_of(module.strategy), checkpoint["global_step"]
+    check_continuation(saved, strategy, module.dtype_name, steps, module.trainer.max_steps)
+    if saved["seed"] != module.run_seed:
+        rank_zero_info(f"The run goes on with the seed that it began with, {saved['seed']}")
+        module.seed = saved["seed"]
+        module.task.order_seed = module.run_seed
+    announce_changes(saved, module)
+    module.forward_passes = saved["forward_passes"]
+    module.strategy.load_state_dict(saved["strategy_state"])
+    recipe: dict[str, Any] | None = saved["recipe"]
+    return recipe
 
 
 def announce_changes(saved: Mapping[str, Any], module: FineTuner) -> None:
