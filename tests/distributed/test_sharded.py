@@ -32,10 +32,11 @@ def assert_equal(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> None
     assert [name for name in one if not torch.equal(one[name], other[name])] == []
 
 
-def assert_close(one: Mapping[str, Tensor], other: Mapping[str, Tensor], atol: float) -> None:
+def assert_close(one: Mapping[str, Tensor], other: Mapping[str, Tensor], but: int = 0) -> None:
+    """To 1e-5, but for so many weights."""
     assert one.keys() == other.keys()
-    for name in one:
-        torch.testing.assert_close(one[name], other[name], rtol=0, atol=atol, msg=lambda said: f"{name}: {said}")  # noqa: B023
+    off = [(one[name] - other[name]).abs() for name in one]
+    assert sum(int((difference > 1e-5).sum()) for difference in off) <= but
 
 
 @pytest.mark.slow
@@ -48,9 +49,8 @@ def test_sharded_and_replicated_runs_are_the_same_to_the_bit(tmp_path: Path) -> 
         assert_equal(replicated[name], sharded[name])
         journals = [tmp_path / layout / name / JOURNAL for layout in ("replicated", "sharded")]
         assert journals[0].read_bytes() == journals[1].read_bytes()
-        # Adam divides by the square root of tiny second moments; of SparseMeZO a weight may cross its threshold.
-        atol = {"ZOAdam": 1e-4, "SparseMeZO": 1e-3}.get(name, 1e-5)
-        assert_close(fit(name, tmp_path / "alone" / name), sharded[name], atol)
+        # Of SparseMeZO's 183,872 weights one or two may lie so near the threshold that they cross it in one run alone.
+        assert_close(fit(name, tmp_path / "alone" / name), sharded[name], but=2 if name == "SparseMeZO" else 0)
         made = load("sample", journals[1])
         assert_equal(dict(made.named_parameters()), sharded[name])
 
@@ -67,7 +67,7 @@ def test_a_sharded_run_resumes_on_any_number_of_processes(tmp_path: Path) -> Non
     for name in names:
         assert_equal(whole[name], resumed[name])
         for found in elsewhere:
-            assert_close(whole[name], found[name], 1e-4 if name == "ZOAdam" else 1e-5)
+            assert_close(whole[name], found[name])
         assert any(not torch.equal(whole[name][key], half[name][key]) for key in whole[name])
         exported = tmp_path / "whole" / name / "best"
         assert_equal(dict(load_model(str(exported), "float32", "sdpa").named_parameters()), whole[name])
@@ -85,7 +85,7 @@ def test_first_order_runs_differ_in_rounding_and_resume(tmp_path: Path) -> None:
     resumed = fit_together(names, tmp_path / "half", resume=True)
     for name in names:
         assert_equal(whole[name], resumed[name])
-        assert_close(fit(name, tmp_path / "alone" / name), whole[name], 1e-3 if "Adam" in name else 1e-5)
+        assert_close(fit(name, tmp_path / "alone" / name), whole[name])
 
 
 def check_loading(folder: str) -> None:
