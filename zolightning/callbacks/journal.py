@@ -6,7 +6,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
@@ -224,11 +223,7 @@ class Journal(Callback):
         if self._writer is None or not self._pending:
             return
         pending, self._pending = self._pending, []
-        found = torch.stack([torch.cat([taken.loss.reshape(1), taken.factors]) for taken, _ in pending]).tolist()
-        self._writer.append(
-            Record(taken.step, taken.lr, values[0], tuple(values[1:]), forwards)
-            for (taken, forwards), values in zip(pending, found, strict=True)
-        )
+        self._writer.append_taken(pending)
         self._written_at = time.monotonic()
 
     @override

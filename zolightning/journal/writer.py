@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import torch
+
 from zolightning.errors import ConfigurationError
 from zolightning.journal.layout import Layout, Validation
 from zolightning.journal.reader import Journal
-from zolightning.optim.records import Record
+from zolightning.optim.records import Record, Taken
 
 
 class JournalWriter:
@@ -58,6 +60,18 @@ class JournalWriter:
             OSError: if they cannot be; the file then ends with the last record before them.
         """
         self._write(b"".join(map(self._layout.encode, records)))
+
+    def append_taken(self, steps: Sequence[tuple[Taken, int]]) -> None:
+        """Write steps as they were taken, each with the forwards that it took; waits for the device, once.
+
+        Raises:
+            OSError: as of `append`.
+        """
+        found = torch.stack([torch.cat([taken.loss.reshape(1), taken.factors]) for taken, _ in steps]).tolist()
+        self.append(
+            Record(taken.step, taken.lr, values[0], tuple(values[1:]), forwards)
+            for (taken, forwards), values in zip(steps, found, strict=True)
+        )
 
     def _write(self, data: bytes) -> None:
         try:
