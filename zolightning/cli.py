@@ -132,20 +132,25 @@ class CLI(LightningCLI):
         """Let a journal stand for a checkpoint.
 
         Raises:
-            ConfigurationError: if a run is to go on from a journal that is not of its folder.
+            ConfigurationError: if a run is to go on from a journal that is not of its folder, or without one.
         """
         if self._journal is None:
             return
+        keeper = next(one for one in self.trainer.callbacks if isinstance(one, callbacks.Journal))  # type: ignore[attr-defined]
+        keeper.source = self._journal
         if self.config["subcommand"] != "fit":
-            keeper = next(one for one in self.trainer.callbacks if isinstance(one, callbacks.Journal))  # type: ignore[attr-defined]
-            keeper.source = self._journal
-        elif version_of(self._journal, self._root()) is None:
+            return
+        if not keeper.enabled:
+            raise ConfigurationError(
+                f"ckpt_path: there is no checkpoint but {self._journal} to go on from, and journal.enabled is false: "
+                "set it to true, or leave ckpt_path out"
+            )
+        if version_of(self._journal, self._root()) is None:
             raise ConfigurationError(
                 f"ckpt_path: a run goes on from its journal in its own folder: set trainer.default_root_dir to the "
                 f"folder that {self._journal.parent} is in"
             )
-        else:
-            self.model.seed = read(self._journal).header["seed"]
+        self.model.seed = read(self._journal).header["seed"]
 
     def _settings(self) -> Namespace:
         settings = self.config[self.config["subcommand"]]

@@ -179,6 +179,30 @@ def test_gradients_leave_no_journal(
     assert "goes by gradients" in said
 
 
+def test_a_second_run_in_a_folder_begins_anew(tmp_path: Path) -> None:
+    """Without a logger all runs share one folder."""
+    config = recipe(tmp_path, logger=False)
+    for seed in ("1", "2"):
+        main(["fit", "--config", str(config), "--seed_everything", seed, "--trainer.max_steps", "3"])
+    first, second = (read(tmp_path / "runs" / name) for name in ("journal-3.zoj", JOURNAL))
+    assert (first.header["seed"], second.header["seed"]) == (1, 2)
+    assert len(second.steps) == 3
+    assert first.steps != second.steps
+
+
+def test_a_run_with_nothing_but_its_journal_needs_it(
+    tmp_path: Path, copied: Copies, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copied("ZOSGD", 3)
+    for flags, said in (
+        (["--journal.enabled", "false"], "set it to true"),
+        (["--ckpt_path", str(tmp_path / "after-3" / "version_0" / JOURNAL)], "set trainer.default_root_dir to"),
+    ):
+        with pytest.raises(SystemExit):
+            resume("ZOSGD", tmp_path / "after-3", *flags)
+        assert said in capsys.readouterr().err
+
+
 def test_a_journal_can_be_turned_off(tmp_path: Path) -> None:
     run = fit(recipe(tmp_path), "--journal.enabled", "false")
     assert not (run / JOURNAL).exists()

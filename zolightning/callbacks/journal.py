@@ -17,7 +17,7 @@ from zolightning.finetuner import FineTuner
 from zolightning.journal.identity import check_same
 from zolightning.journal.layout import Validation
 from zolightning.journal.reader import Journal as Known
-from zolightning.journal.reader import read
+from zolightning.journal.reader import parsed, read
 from zolightning.journal.replay import apply
 from zolightning.journal.scheme import base_of
 from zolightning.journal.writer import JournalWriter
@@ -39,7 +39,8 @@ class Journal(Callback):
         every_seconds: seconds after which they are.
 
     Attributes:
-        source: a journal that stands for a checkpoint: `validate`, `test` and `predict` replay it first.
+        source: a journal that stands for a checkpoint: `fit` goes on from it, if it is the one in the run's folder;
+            `validate`, `test` and `predict` replay it first.
     """
 
     def __init__(self, enabled: bool = True, every_steps: int = 100, every_seconds: float = 10.0) -> None:
@@ -70,11 +71,13 @@ class Journal(Callback):
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take the base weights' fingerprint, where the weights are the base's: not in a run that goes on."""
-        if self.enabled and self._base is None and trainer.ckpt_path is None and not trainer.fast_dev_run:  # type: ignore[attr-defined]
-            assert isinstance(pl_module, FineTuner)
-            if reason_against(trainer, pl_module) is None:
-                self._base = base_of(pl_module.network, adapter=pl_module.scheme.adapter is not None)
+        """Take the base weights' fingerprint, where the weights are the base's: not in a run with a checkpoint."""
+        if not self.enabled or trainer.ckpt_path is not None or trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        assert isinstance(pl_module, FineTuner)
+        self._base = None
+        if reason_against(trainer, pl_module) is None:
+            self._base = base_of(pl_module.network, adapter=pl_module.scheme.adapter is not None)
 
     @override
     def state_dict(self) -> dict[str, Any]:
@@ -101,7 +104,7 @@ class Journal(Callback):
             rank_zero_info(f"No journal is kept: {why}")
             return
         path = run_folder(trainer) / JOURNAL
-        known = read(path) if path.is_file() else None
+        known = self._known(path, trainer)
         if trainer.global_step and (known is None or self._base is None):
             rank_zero_info(f"No journal is kept: there is none of all {trainer.global_step:,} steps so far")
             return
@@ -110,16 +113,38 @@ class Journal(Callback):
         header = header_of(trainer, pl_module, optimizer, self._base)
         if known is not None:
             check_same(known.header, identity_of(header), path)
-        # Others read what one process is about to write.
-        trainer.strategy.barrier("journal")
-        if known is not None and len(known.steps) < trainer.global_step:
-            self._give_up(known, trainer)
-            return
-        self._kept = True
-        if known is not None:
+            if len(known.steps) < trainer.global_step:
+                self._give_up(known, trainer)
+                return
             self._follow(known, optimizer, trainer)
-        self._writer = self._begun(path, header, known, trainer) if trainer.is_global_zero else None
+        self._kept = True
+        self._writer = self._begun(path, header, known, trainer)
         self._forwards, self._written_at = pl_module.forward_passes, time.monotonic()
+
+    def _known(self, path: Path, trainer: Trainer) -> Known | None:
+        """Return the journal that the run goes on with, the same on all processes, or None if it begins."""
+        if trainer.ckpt_path is None and self.source is None:
+            return None
+        data = path.read_bytes() if trainer.is_global_zero and path.is_file() else None
+        data = trainer.strategy.broadcast(data)
+        return None if data is None else parsed(data, path)
+
+    def _begun(self, path: Path, header: dict[str, Any], known: Known | None, trainer: Trainer) -> JournalWriter | None:
+        """Return what writes the journal, on the one process that does.
+
+        Raises:
+            ConfigurationError: on all processes, if none can be written.
+        """
+        writer, failure = None, None
+        if trainer.is_global_zero:
+            try:
+                writer = self._opened(path, header, known, trainer)
+            except ConfigurationError as error:
+                failure = str(error)
+        failure = trainer.strategy.broadcast(failure)
+        if failure is not None:
+            raise ConfigurationError(failure)
+        return writer
 
     def _give_up(self, known: Known, trainer: Trainer) -> None:
         """Set a journal aside that lacks steps which the checkpoint has."""
@@ -130,9 +155,11 @@ class Journal(Callback):
             f"{kept.name}, and none is kept from here on"
         )
 
-    def _begun(self, path: Path, header: dict[str, Any], known: Known | None, trainer: Trainer) -> JournalWriter:
-        """Return what writes the journal, on the one process that does."""
+    def _opened(self, path: Path, header: dict[str, Any], known: Known | None, trainer: Trainer) -> JournalWriter:
         if known is None:
+            if path.is_file():
+                kept = _set_aside(path, len(read(path).steps))
+                rank_zero_info(f"The journal of another run in this folder is now {kept.name}")
             return JournalWriter(path, header)
         if known.lost:
             rank_zero_warn(
@@ -247,7 +274,7 @@ class Journal(Callback):
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Close the journal."""
         self._close()
-        self._kept = False
+        self._kept, self.source = False, None
         self._recalled.clear()
         self._validated.clear()
 
@@ -265,4 +292,9 @@ def _is_last(trainer: Trainer) -> bool:
 
 def _set_aside(path: Path, steps: int) -> Path:
     """Rename a journal after the number of its steps."""
-    return path.rename(path.with_name(f"{path.stem}-{steps}{path.suffix}"))
+    aside = path.with_name(f"{path.stem}-{steps}{path.suffix}")
+    number = 1
+    while aside.exists():
+        number += 1
+        aside = path.with_name(f"{path.stem}-{steps}-{number}{path.suffix}")
+    return path.rename(aside)

@@ -73,7 +73,15 @@ def read(path: str | Path) -> Journal:
     path = Path(path)
     if not path.is_file():
         raise ConfigurationError(f"there is no journal {path}")
-    data = path.read_bytes()
+    return parsed(path.read_bytes(), path)
+
+
+def parsed(data: bytes, path: Path) -> Journal:
+    """Return the journal of a file's bytes, as `read` does.
+
+    Raises:
+        ConfigurationError: if its header is not as it was written.
+    """
     layout = layout_of(data, str(path))
     steps: list[Record] = []
     validations: list[Validation] = []
