@@ -138,6 +138,8 @@ class CLI(LightningCLI):
             return
         keeper = next(one for one in self.trainer.callbacks if isinstance(one, callbacks.Journal))  # type: ignore[attr-defined]
         keeper.source = self._journal
+        # Of what an adapter draws, and in a run that goes on of directions and batches.
+        self.model.seed = read(self._journal).header["seed"]
         if self.config["subcommand"] != "fit":
             return
         if not keeper.enabled:
@@ -150,7 +152,6 @@ class CLI(LightningCLI):
                 f"ckpt_path: a run goes on from its journal in its own folder: set trainer.default_root_dir to the "
                 f"folder that {self._journal.parent} is in"
             )
-        self.model.seed = read(self._journal).header["seed"]
 
     def _settings(self) -> Namespace:
         settings = self.config[self.config["subcommand"]]

@@ -5,17 +5,18 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
-from tests.helpers.runs import fit, recipe, weights
+from tests.helpers.runs import fit, newest, recipe, weights
 from zolightning.cli import main
 from zolightning.errors import ConfigurationError
 from zolightning.finetuner import FineTuner
-from zolightning.journal import load, read
+from zolightning.journal import JournalWriter, load, read
 from zolightning.runs import JOURNAL, run_folder
 
 Copies = Callable[..., Path]
@@ -141,6 +142,61 @@ def test_a_journal_behind_its_checkpoint_is_set_aside(tmp_path: Path, copied: Co
     assert equal(weights(run / "checkpoints" / "last.ckpt"), weights(whole / "checkpoints" / "last.ckpt"))
 
 
+def test_going_on_from_a_later_validation_and_validating_more_often(tmp_path: Path, copied: Copies) -> None:
+    """Records of steps and validations keep their order, and nothing behind them is unreadable."""
+    whole = copied("ZOSGD", 9)
+    run = resume("ZOSGD", tmp_path / "after-9", "--trainer.val_check_interval", "3")
+    journal = read(run / JOURNAL)
+    assert journal.lost == 0
+    assert journal.steps == read(whole / JOURNAL).steps
+    assert [one.step for one in journal.validations] == [4, 8, 9, 10]
+    shutil.copy(run / "checkpoints" / "last.ckpt", tmp_path / "chosen.ckpt")
+    shutil.rmtree(tmp_path / "runs")
+    shutil.copytree(whole.parent, tmp_path / "runs")
+    chosen = tmp_path / "runs" / "version_0" / "checkpoints" / "chosen.ckpt"
+    (chosen.parent / "last.ckpt").rename(chosen)
+    run = fit(tmp_path / "ZOSGD.yaml", "--ckpt_path", str(chosen), "--trainer.max_steps", "14")
+    journal = read(run / JOURNAL)
+    assert (journal.lost, len(journal.steps)) == (0, 14)
+    assert [one.step for one in journal.validations] == [4, 8, 10, 12, 14]
+
+
+def test_a_journal_of_other_steps_than_the_checkpoint_s_is_set_aside(tmp_path: Path, copied: Copies) -> None:
+    copied("ZOSGD", 7)
+    left = tmp_path / "after-7"
+    path = left / "version_0" / JOURNAL
+    known = read(path)
+    path.unlink()
+    with JournalWriter(path, known.header) as writer:
+        writer.append(replace(record, lr=2 * record.lr) for record in known.steps)
+    with pytest.warns(UserWarning, match="tells of other steps than the 4 behind the checkpoint"):
+        run = resume("ZOSGD", left)
+    assert not (run / JOURNAL).exists()
+    assert (run / "journal-7.zoj").exists()
+
+
+def test_a_run_that_would_end_before_its_journal_is_refused(
+    tmp_path: Path, copied: Copies, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copied("ZOSGD", 7)
+    with pytest.raises(SystemExit):
+        resume("ZOSGD", tmp_path / "after-7", "--trainer.max_steps", "6")
+    assert "has 7 steps already: set it to as many, or more" in capsys.readouterr().err
+
+
+def test_an_adapter_s_journal_stands_for_its_checkpoint_at_any_seed(tmp_path: Path) -> None:
+    config, flags = recipe(tmp_path), ["--model.scheme", "lora"]
+    run = fit(config, *flags)
+    told = []
+    for checkpoint in (run / "checkpoints" / "last.ckpt", run / JOURNAL):
+        seeded = ["--seed_everything", "5", "--ckpt_path", str(checkpoint)]
+        main(["predict", "--config", str(config), *flags, *seeded])
+        told.append((newest(tmp_path / "runs") / "predictions.jsonl").read_text())
+    assert told[0] == told[1]
+    with pytest.raises(SystemExit):
+        main(["test", "--config", str(config), "--ckpt_path", str(run / JOURNAL)])
+
+
 def test_ctrl_c_keeps_every_step(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -197,6 +253,8 @@ def test_a_run_with_nothing_but_its_journal_needs_it(
     for flags, said in (
         (["--journal.enabled", "false"], "set it to true"),
         (["--ckpt_path", str(tmp_path / "after-3" / "version_0" / JOURNAL)], "set trainer.default_root_dir to"),
+        (["--model.strategy", "FOSGD"], "this run cannot: FOSGD goes by gradients"),
+        (["--trainer.logger", "false"], "this run would leave its files in"),
     ):
         with pytest.raises(SystemExit):
             resume("ZOSGD", tmp_path / "after-3", *flags)

@@ -31,6 +31,7 @@ def record(step: int, factors: int = 2) -> Record:
 
 def written(folder: Path, number: int, factors: int = 2) -> Path:
     path = folder / "journal.zoj"
+    path.unlink(missing_ok=True)
     with JournalWriter(path, header(factors)) as writer:
         writer.append(record(step, factors) for step in range(number))
     return path
@@ -126,12 +127,18 @@ def test_a_record_of_another_journal_or_out_of_order_does_not_fit(tmp_path: Path
     for strange in (other.encode(record(2)), Layout(header()).encode(record(3))):
         path.write_bytes(path.read_bytes() + strange)
         assert len(read(path).steps) == 2
+    with JournalWriter(path, {}, read(path)) as writer:
+        for early_or_late in (record(1), record(3), Validation(3, 0.5)):
+            with pytest.raises(ValueError, match="does not follow 2 steps"):
+                writer.append([early_or_late])
+        writer.append([Validation(1, 0.5), record(2)])
+    assert (len(read(path).steps), read(path).lost) == (3, 0)
 
 
 def test_the_best_step_is_the_first_of_equals(tmp_path: Path) -> None:
     path = tmp_path / "journal.zoj"
     with JournalWriter(path, header()) as writer:
-        for step, score in enumerate((0.5, 0.75, 0.75, 0.625)):
+        for step, score in enumerate((math.nan, 0.75, 0.75, 0.625)):
             writer.append([record(step), Validation(step + 1, score)])
     journal = read(path)
     assert journal.best() == Validation(2, 0.75)
@@ -157,8 +164,11 @@ def test_what_cannot_be_read_or_written_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ConfigurationError, match=r"cannot be written .*set trainer\.default_root_dir"):
         JournalWriter(tmp_path / "file" / "journal.zoj", header())
+    path = written(tmp_path, 1)
+    with pytest.raises(ConfigurationError, match=r"there is a journal .* already"):
+        JournalWriter(path, header())
     with (
-        JournalWriter(tmp_path / "one.zoj", header()),
+        JournalWriter(path, {}, read(path)),
         pytest.raises(ConfigurationError, match="another process writes the journal"),
     ):
-        JournalWriter(tmp_path / "one.zoj", header())
+        JournalWriter(path, {}, read(path))

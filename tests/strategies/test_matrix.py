@@ -150,7 +150,8 @@ def test_a_run_is_its_scalars(name: str, scheme: str, dtype: torch.dtype) -> Non
     replay(other, records)
     assert same(weights(model), weights(again))
     assert other.step_count == 5
-    assert torch.equal(other.guard.counts, optimizer.guard.counts)
+    # What is taken again is in no row of skipped steps.
+    assert other.guard.counts.tolist() == [int(optimizer.guard.counts[0]), 0, 0]
     for parameter, twin in zip(model.parameters(), again.parameters(), strict=True):
         for key, kept in optimizer.state[parameter].items():
             if key != "step":

@@ -77,7 +77,7 @@ class LastCheckpoint(ModelCheckpoint):
             ConfigurationError: if there are neither snapshots nor a journal.
         """
         super().on_train_start(trainer, pl_module)
-        if self.snapshot_every == "none" and trainer.is_global_zero and not journal_of(trainer):
+        if self.snapshot_every == "none" and not journal_of(trainer):
             raise ConfigurationError(
                 "last_checkpoint.snapshot_every: none leaves a run without a journal nothing to resume from: set it to "
                 "validation"

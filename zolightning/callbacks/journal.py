@@ -11,15 +11,16 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from typing_extensions import override
 
+from zolightning.callbacks import journal_file
 from zolightning.callbacks.run_header import header_of, identity_of, reason_against
 from zolightning.errors import ConfigurationError
 from zolightning.finetuner import FineTuner
 from zolightning.journal.identity import check_same
 from zolightning.journal.layout import Validation
 from zolightning.journal.reader import Journal as Known
-from zolightning.journal.reader import parsed, read
+from zolightning.journal.reader import read
 from zolightning.journal.replay import apply
-from zolightning.journal.scheme import base_of
+from zolightning.journal.scheme import base_of, describe_scheme
 from zolightning.journal.writer import JournalWriter
 from zolightning.optim.records import Record, Taken
 from zolightning.optim.zeroth_order import ZerothOrderOptimizer
@@ -54,6 +55,8 @@ class Journal(Callback):
         self.every_seconds = every_seconds
         self.source: Path | None = None
         self._base: dict[str, str] | None = None
+        self._digest: int | None = None
+        self._step = 0
         self._kept = False
         self._writer: JournalWriter | None = None
         self._recalled: dict[int, Record] = {}
@@ -81,12 +84,15 @@ class Journal(Callback):
 
     @override
     def state_dict(self) -> dict[str, Any]:
-        # Only a run that is recorded can go on with its records.
-        return {"base": self._base if self.keeps else None}
+        if self._writer is None:
+            # Only a run that is recorded can go on with its records.
+            return {"base": None, "digest": None}
+        self.flush()
+        return {"base": self._base, "digest": self._writer.digest(self._step)}
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._base = state_dict["base"]
+        self._base, self._digest = state_dict["base"], state_dict["digest"]
 
     # Beginning, or going on
 
@@ -98,13 +104,20 @@ class Journal(Callback):
             ConfigurationError: if the folder's journal is of another run, or none can be written.
         """
         assert isinstance(pl_module, FineTuner)
+        # After an exception nobody may have cleared what a run before this one has left.
+        self._forget()
         if not self.enabled or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
-        if (why := reason_against(trainer, pl_module)) is not None:
+        path, why = run_folder(trainer) / JOURNAL, reason_against(trainer, pl_module)
+        if self.source is not None and (why is not None or not journal_file.same_file(self.source, path)):
+            raise ConfigurationError(
+                f"ckpt_path: there is no checkpoint but {self.source} to go on from, and this run "
+                + (f"cannot: {why}" if why is not None else f"would leave its files in {path.parent}")
+            )
+        if why is not None:
             rank_zero_info(f"No journal is kept: {why}")
             return
-        path = run_folder(trainer) / JOURNAL
-        known = self._known(path, trainer)
+        known = None if trainer.ckpt_path is None and self.source is None else journal_file.found(path, trainer)
         if trainer.global_step and (known is None or self._base is None):
             rank_zero_info(f"No journal is kept: there is none of all {trainer.global_step:,} steps so far")
             return
@@ -113,72 +126,17 @@ class Journal(Callback):
         header = header_of(trainer, pl_module, optimizer, self._base)
         if known is not None:
             check_same(known.header, identity_of(header), path)
-            if len(known.steps) < trainer.global_step:
-                self._give_up(known, trainer)
+            if (why := journal_file.apart(known, trainer, self._digest)) is not None:
+                journal_file.give_up(known, trainer, why)
                 return
             self._follow(known, optimizer, trainer)
-        self._kept = True
-        self._writer = self._begun(path, header, known, trainer)
+        self._kept, self._step = True, trainer.global_step
+        self._writer = journal_file.begun(path, header, known, trainer)
         self._forwards, self._written_at = pl_module.forward_passes, time.monotonic()
-
-    def _known(self, path: Path, trainer: Trainer) -> Known | None:
-        """Return the journal that the run goes on with, the same on all processes, or None if it begins."""
-        if trainer.ckpt_path is None and self.source is None:
-            return None
-        data = path.read_bytes() if trainer.is_global_zero and path.is_file() else None
-        data = trainer.strategy.broadcast(data)
-        return None if data is None else parsed(data, path)
-
-    def _begun(self, path: Path, header: dict[str, Any], known: Known | None, trainer: Trainer) -> JournalWriter | None:
-        """Return what writes the journal, on the one process that does.
-
-        Raises:
-            ConfigurationError: on all processes, if none can be written.
-        """
-        writer, failure = None, None
-        if trainer.is_global_zero:
-            try:
-                writer = self._opened(path, header, known, trainer)
-            except ConfigurationError as error:
-                failure = str(error)
-        failure = trainer.strategy.broadcast(failure)
-        if failure is not None:
-            raise ConfigurationError(failure)
-        return writer
-
-    def _give_up(self, known: Known, trainer: Trainer) -> None:
-        """Set a journal aside that lacks steps which the checkpoint has."""
-        steps = len(known.steps)
-        kept = _set_aside(known.path, steps) if trainer.is_global_zero else known.path
-        rank_zero_warn(
-            f"The journal ends at step {steps:,}, before the checkpoint's {trainer.global_step:,}: it is now "
-            f"{kept.name}, and none is kept from here on"
-        )
-
-    def _opened(self, path: Path, header: dict[str, Any], known: Known | None, trainer: Trainer) -> JournalWriter:
-        if known is None:
-            if path.is_file():
-                kept = _set_aside(path, len(read(path).steps))
-                rank_zero_info(f"The journal of another run in this folder is now {kept.name}")
-            return JournalWriter(path, header)
-        if known.lost:
-            rank_zero_warn(
-                f"{path}: the last {known.lost:,} bytes are no whole record, or were changed, and are cut off; "
-                f"{len(known.steps):,} steps are good"
-            )
-        here, steps = trainer.global_step, len(known.steps)
-        if steps == here or _is_last(trainer):
-            return JournalWriter(path, known.header, known)
-        kept = _set_aside(path, steps)
-        rank_zero_info(f"The run goes on from step {here:,}; the journal of all {steps:,} steps is now {kept.name}")
-        writer = JournalWriter(path, known.header)
-        writer.append(known.steps[:here])
-        writer.append(validation for validation in known.validations if validation.step <= here)
-        return writer
 
     def _follow(self, known: Known, optimizer: ZerothOrderOptimizer, trainer: Trainer) -> None:
         """Let the steps behind the checkpoint be taken again, if it is the last one."""
-        tail = known.steps[trainer.global_step :] if _is_last(trainer) else ()
+        tail = known.steps[trainer.global_step :] if journal_file.is_last(trainer) else ()
         optimizer.follow(tail)
         self._recalled = {record.step: record for record in tail}
         self._validated = {validation.step for validation in known.validations}
@@ -209,6 +167,7 @@ class Journal(Callback):
             return
         assert isinstance(module, FineTuner)
         journal = read(self.source)
+        check_same(journal.header, {"scheme": describe_scheme(module.scheme)}, self.source)
         apply(module.network, journal, journal.steps, bar=True)
         self.source = None
 
@@ -223,6 +182,12 @@ class Journal(Callback):
         optimizer = trainer.optimizers[0]
         if not isinstance(optimizer, ZerothOrderOptimizer) or (taken := optimizer.taken) is None:
             return
+        if len({group["lr"] for group in optimizer.param_groups}) > 1:
+            raise ConfigurationError(
+                "a journal has one learning rate a step, and the groups of parameters have several: set "
+                "journal.enabled to false, or a scheduler that treats them alike"
+            )
+        self._step = taken.step + 1
         record = self._recalled.pop(taken.step, None)
         if record is not None:
             pl_module.forward_passes += record.forwards
@@ -249,8 +214,8 @@ class Journal(Callback):
         """Write what is pending, and wait until it is on the disk; it waits for the device, once."""
         if self._writer is None or not self._pending:
             return
-        pending, self._pending = self._pending, []
-        self._writer.append_taken(pending)
+        self._writer.append_taken(self._pending)
+        self._pending = []
         self._written_at = time.monotonic()
 
     @override
@@ -261,40 +226,35 @@ class Journal(Callback):
     @override
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Write what is pending: of the steps that were done nothing is lost."""
-        if self._writer is not None:
+        if self._writer is None:
+            return
+        try:
             self.flush()
+        except (OSError, RuntimeError) as error:
+            # A disk that is full, or a device that has failed; what it was that ended the run is told by others.
+            rank_zero_warn(f"The last {len(self._pending):,} steps are not in {self._writer.path}: {error}")
+        else:
             if isinstance(exception, KeyboardInterrupt):
                 rank_zero_info(
                     f"Interrupted at step {trainer.global_step:,}: every step is in {self._writer.path}. To go on, add "
                     "--ckpt_path last"
                 )
-            self._close()
+        self._writer.close()
+        self._writer = None
 
     @override
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Close the journal."""
-        self._close()
-        self._kept, self.source = False, None
-        self._recalled.clear()
-        self._validated.clear()
-
-    def _close(self) -> None:
         if self._writer is not None:
             self.flush()
+        self._forget()
+        self.source = None
+
+    def _forget(self) -> None:
+        """Be as before any run."""
+        if self._writer is not None:
             self._writer.close()
-        self._writer = None
-
-
-def _is_last(trainer: Trainer) -> bool:
-    """Whether a run goes on from where it ended, and not from an earlier state that was chosen."""
-    return trainer.ckpt_path is None or Path(trainer.ckpt_path).stem == "last"
-
-
-def _set_aside(path: Path, steps: int) -> Path:
-    """Rename a journal after the number of its steps."""
-    aside = path.with_name(f"{path.stem}-{steps}{path.suffix}")
-    number = 1
-    while aside.exists():
-        number += 1
-        aside = path.with_name(f"{path.stem}-{steps}-{number}{path.suffix}")
-    return path.rename(aside)
+        self._writer, self._kept = None, False
+        self._pending = []
+        self._recalled.clear()
+        self._validated.clear()

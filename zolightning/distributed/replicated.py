@@ -8,10 +8,10 @@ from typing import Literal
 import torch
 from lightning.pytorch.overrides.distributed import _sync_module_states
 from lightning.pytorch.strategies import DDPStrategy
-from torch import Tensor, nn
 from typing_extensions import override
 
 from zolightning.errors import ConfigurationError
+from zolightning.journal.identity import fingerprint
 from zolightning.optim.ranks import Ranks
 
 
@@ -59,19 +59,12 @@ class ReplicatedStrategy(DDPStrategy):
             RuntimeError: if not: they would not have taken the same steps since.
         """
         assert self.model is not None
-        found = Ranks(self.global_rank, self.world_size).gather(digest(self.model))
+        trained = ((name, weight) for name, weight in self.model.named_parameters() if weight.requires_grad)
+        # As many of its digits as a number has room for.
+        digest = torch.tensor(int(fingerprint(trained)[:15], 16), device=self.root_device)
+        found = Ranks(self.global_rank, self.world_size).gather(digest)
         if not bool((found == found[0]).all()):
             raise RuntimeError(
                 "the processes have come to have different weights, of which the first process' would be saved: this "
                 "is a fault of zolightning, of the strategy, or of a device"
             )
-
-
-def digest(model: nn.Module) -> Tensor:
-    """Return a number [] of a model's trainable parameters that nearly always differs if a bit of them does, int64."""
-    total = torch.zeros((), dtype=torch.int64)
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            words = parameter.detach().contiguous().view(-1).view(torch.int16)
-            total = total.to(words.device) * 1_000_003 + words.sum(dtype=torch.int64)
-    return total

@@ -70,12 +70,15 @@ class Layout:
 
     def encode(self, record: Record | Validation) -> bytes:
         """Return a record's bytes."""
-        if isinstance(record, Validation):
-            body = self._body.pack(record.step, 0, Kind.VALIDATION, record.score, *[0.0] * (1 + self._number))
-        else:
-            forwards = min(record.forwards, _MOST_FORWARDS)
-            body = self._body.pack(record.step, forwards, Kind.STEP, record.lr, record.loss, *record.factors)
+        body = self.body(record)
         return body + _CRC.pack(zlib.crc32(body, self._seed))
+
+    def body(self, record: Record | Validation) -> bytes:
+        """Return a record's bytes without their check."""
+        if isinstance(record, Validation):
+            return self._body.pack(record.step, 0, Kind.VALIDATION, record.score, *[0.0] * (1 + self._number))
+        forwards = min(record.forwards, _MOST_FORWARDS)
+        return self._body.pack(record.step, forwards, Kind.STEP, record.lr, record.loss, *record.factors)
 
     def decode(self, data: bytes) -> Record | Validation | None:
         """Return what bytes of a record's size tell, or None if they were not written so."""

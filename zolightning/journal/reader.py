@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -52,6 +53,12 @@ class Journal:
             )
         return self.steps[:step]
 
+    def until(self, step: int) -> list[Record | Validation]:
+        """Return all records of the steps before one, in the order in which they were written."""
+        found: list[Record | Validation] = [one for one in self.validations if one.step <= step]
+        found += self.steps[:step]
+        return sorted(found, key=lambda one: (one.step, isinstance(one, Record)))
+
     def best(self) -> Validation:
         """Return the validation with the best score; the first of equals, as a run keeps it.
 
@@ -61,7 +68,16 @@ class Journal:
         if not self.validations:
             raise ConfigurationError(f"{self.path} tells of no validation: choose a step by its number, or last")
         sign = -1.0 if self.header["selection"]["mode"] == "min" else 1.0
-        return max(self.validations, key=lambda validation: sign * validation.score)
+        # A score that is not a number is worse than any.
+        return max(self.validations, key=lambda found: -math.inf if math.isnan(found.score) else sign * found.score)
+
+
+def follows(record: Record | Validation, steps: int) -> bool:
+    """Return whether a record may stand behind those of so many steps.
+
+    A validation may be of an earlier step: a run that goes on from its journal may validate more often than before.
+    """
+    return record.step <= steps if isinstance(record, Validation) else record.step == steps
 
 
 def read(path: str | Path) -> Journal:
@@ -88,7 +104,7 @@ def parsed(data: bytes, path: Path) -> Journal:
     place = len(layout.head)
     while place + layout.size <= len(data):
         record = layout.decode(data[place : place + layout.size])
-        if record is None or record.step != len(steps):
+        if record is None or not follows(record, len(steps)):
             break
         if isinstance(record, Validation):
             validations.append(record)

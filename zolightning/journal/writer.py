@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
+import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -13,8 +15,10 @@ import torch
 
 from zolightning.errors import ConfigurationError
 from zolightning.journal.layout import Layout, Validation
-from zolightning.journal.reader import Journal
+from zolightning.journal.reader import Journal, follows
 from zolightning.optim.records import Record, Taken
+
+log = logging.getLogger(__name__)
 
 
 class JournalWriter:
@@ -28,19 +32,20 @@ class JournalWriter:
         known: the journal that is there and goes on: what lies behind its last good record is cut off.
 
     Raises:
-        ConfigurationError: if another process writes it, or it cannot be written.
+        ConfigurationError: if another process writes it, it cannot be written, or a new one is there already.
     """
 
     def __init__(self, path: Path, header: dict[str, Any], known: Journal | None = None) -> None:
         self.path = path
         self._layout = Layout(header) if known is None else known.layout
         self._size = len(self._layout.head) if known is None else known.size
+        self._digests = [] if known is None else digests(self._layout, known.steps)
+        if known is None and path.exists():
+            raise ConfigurationError(f"there is a journal {path} already: move it elsewhere")
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._folder = _locked(path.parent)
             if known is None:
-                _begin(path, self._layout.head, self._folder)
-            self._file = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+                _begin(path, self._layout.head)
+            self._file = locked(path)
         except OSError as error:
             raise ConfigurationError(
                 f"the journal {path} cannot be written ({error.strerror}): set trainer.default_root_dir to a folder "
@@ -53,13 +58,26 @@ class JournalWriter:
         """What the journal begins with."""
         return self._layout.header
 
+    def digest(self, step: int) -> int:
+        """Return a digest of the records of the steps before one, of which there must be as many."""
+        return self._digests[step - 1] if step else 0
+
     def append(self, records: Iterable[Record | Validation]) -> None:
         """Write records and wait until they are on the disk.
 
         Raises:
             OSError: if they cannot be; the file then ends with the last record before them.
+            ValueError: if a record does not follow those before it: nobody could read what comes behind.
         """
-        self._write(b"".join(map(self._layout.encode, records)))
+        written = list(records)
+        steps = len(self._digests)
+        for record in written:
+            if not follows(record, steps):
+                raise ValueError(f"{self.path}: {record} does not follow {steps:,} steps")
+            steps += isinstance(record, Record)
+        self._write(b"".join(map(self._layout.encode, written)))
+        taken = (record for record in written if isinstance(record, Record))
+        self._digests += digests(self._layout, taken, self.digest(len(self._digests)))
 
     def append_taken(self, steps: Sequence[tuple[Taken, int]]) -> None:
         """Write steps as they were taken, each with the forwards that it took; waits for the device, once.
@@ -84,7 +102,6 @@ class JournalWriter:
     def close(self) -> None:
         """Let others write the journal."""
         os.close(self._file)
-        os.close(self._folder)
 
     def __enter__(self) -> JournalWriter:
         """Return itself."""
@@ -97,23 +114,38 @@ class JournalWriter:
         self.close()
 
 
-def _locked(folder: Path) -> int:
-    """Return a folder that no other process has locked.
+def digests(layout: Layout, steps: Iterable[Record], start: int = 0) -> list[int]:
+    """Return a running digest of steps' records, after each of them."""
+    found: list[int] = []
+    for record in steps:
+        # Without its own check: that of a record with its check is the same for all.
+        start = zlib.crc32(layout.body(record), start)
+        found.append(start)
+    return found
+
+
+def locked(path: Path) -> int:
+    """Return a journal's open file, which no other process may write until it is closed.
 
     Raises:
-        ConfigurationError: if one has.
+        ConfigurationError: if another process has it.
+        OSError: if it cannot be opened.
     """
-    number = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    file = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     try:
-        fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
-        os.close(number)
-        raise ConfigurationError(f"another process writes the journal in {folder}: wait for it, or stop it") from error
-    return number
+        os.close(file)
+        raise ConfigurationError(f"another process writes the journal {path}: wait for it, or stop it") from error
+    except OSError as error:
+        # Some network file systems have no locks.
+        log.info("%s is not locked against other processes: %s", path, error.strerror)
+    return file
 
 
-def _begin(path: Path, head: bytes, folder: int) -> None:
+def _begin(path: Path, head: bytes) -> None:
     """Make a journal that has its header: it is written aside and renamed, so that there is none or all of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}")
     file = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
     try:
@@ -121,8 +153,12 @@ def _begin(path: Path, head: bytes, folder: int) -> None:
     finally:
         os.close(file)
     os.replace(aside, path)
-    # The name, too, must be on the disk.
-    os.fsync(folder)
+    folder = os.open(path.parent, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        # The name, too, must be on the disk.
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 def _write_at(file: int, data: bytes, place: int) -> None:

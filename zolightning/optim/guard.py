@@ -32,6 +32,12 @@ class SkipGuard:
         """Skipped steps, int64 [3]: in all, in a row up to now, and the longest row so far."""
         return self._counts
 
+    def recall(self, finite: Tensor) -> None:
+        """Note whether the losses of a step that is taken again were finite [], bool: it is in no row."""
+        counts = self._counts.to(finite.device, non_blocking=True)
+        none = torch.zeros_like(counts[0])
+        self._counts = torch.stack([counts[0] + (~finite).to(torch.int64), none, none])
+
     def watch(self, finite: Tensor) -> None:
         """Note whether a step's losses were finite [], bool."""
         counts = self._counts.to(finite.device, non_blocking=True)

@@ -148,14 +148,18 @@ class ZerothOrderOptimizer(Optimizer):
         record = self._ahead.pop(self.step_count, None)
         if record is not None:
             with self._learning_at(record.lr):
-                return self._step(recalled(self, record), no_loss)
+                estimate = self._step(recalled(self, record), no_loss)
+            self.guard.recall(estimate.finite)
+            return estimate.loss
         if closure is None:
             raise ConfigurationError(
                 "a zeroth-order step needs a closure that returns the loss: optimizer.step(closure)"
             )
         if not self._checked:
             self.check(closure)
-        return self._step(Method(self.estimator, self.update), closure)
+        estimate = self._step(Method(self.estimator, self.update), closure)
+        self.guard.watch(estimate.finite)
+        return estimate.loss
 
     def follow(self, records: Iterable[Record]) -> None:
         """Let the steps that have a record among these move the weights by it, without a forward.
@@ -191,7 +195,7 @@ class ZerothOrderOptimizer(Optimizer):
             for group, own in zip(self.param_groups, kept, strict=True):
                 group["lr"] = own
 
-    def _step(self, method: Method, closure: Closure) -> Tensor:
+    def _step(self, method: Method, closure: Closure) -> Estimate:
         self.engine.begin_step()
         if self._masking is not None:
             self._masking.pick_if_due(closure)
@@ -202,12 +206,11 @@ class ZerothOrderOptimizer(Optimizer):
                 estimate, factors = method.step_blocks(self, closure, self._of_step(), self.plan.order)
         finally:
             self.engine.restore()
-        self.guard.watch(estimate.finite)
         self.taken = Taken(self.step_count, self.param_groups[0]["lr"], estimate.loss, factors)
         for group in self.param_groups:
             group["step"] += 1
         self.last = estimate
-        return estimate.loss
+        return estimate
 
     def share_queries(self, ranks: Ranks) -> None:
         """Let each rank probe its part of the queries, on the data that its own closure has; call it before the steps.
