@@ -17,7 +17,20 @@ Where = Literal["anywhere", "in the journal", "in a snapshot", "disk full"]
 
 _SERVER = multiprocessing.get_context("forkserver")
 # Imported once: each run is then a fork that begins at once.
-_SERVER.set_forkserver_preload(["zolightning.cli", "transformers", "tests.helpers.drills"])
+_SERVER.set_forkserver_preload(
+    [
+        "zolightning.cli",
+        "zolightning.models.adapters",
+        "tests.helpers.drills",
+        "accelerate",
+        "datasets",
+        "peft",
+        "torch.utils.tensorboard",
+        "torchmetrics",
+        "transformers.models.llama.modeling_llama",
+        "transformers.models.llama.tokenization_llama",
+    ]
+)
 
 
 def start(words: Sequence[str], output: Path, where: Where = "anywhere", number: int = 0) -> ForkServerProcess:
