@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import random
 import resource
 import signal
 import time
@@ -115,12 +114,6 @@ def _die_in_save(number: int) -> None:
         return original(self, data, *arguments)
 
     LocalFileOpener.write = write
-
-
-def moments(number: int, most: float) -> list[float]:
-    """Return random moments within so many seconds, the same in each test run."""
-    drawn = random.Random(0)
-    return [drawn.uniform(0.0, most) for _ in range(number)]
 
 
 def seconds(action: Callable[[], object]) -> float:
