@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.helpers.drills import ended, killed, seconds, start
+from tests.helpers.drills import Where, ended, killed, seconds, start
 from tests.helpers.runs import newest, recipe, weights
 from zolightning.journal import read
 from zolightning.runs import JOURNAL
@@ -78,10 +78,10 @@ def test_kill_9_at_twenty_random_moments(tmp_path: Path, whole: tuple[Path, floa
 
 
 @pytest.mark.parametrize(("where", "number"), [("in the journal", 4), ("in the journal", 1), ("in a snapshot", 3)])
-def test_kill_9_half_way_through_a_write(tmp_path: Path, whole: tuple[Path, float], where: str, number: int) -> None:
+def test_kill_9_half_way_through_a_write(tmp_path: Path, whole: tuple[Path, float], where: Where, number: int) -> None:
     words = command(tmp_path / "run")
     place = tmp_path / "run"
-    assert ended(start(words, place / "said.txt", where, number)) == -signal.SIGKILL  # type: ignore[arg-type]
+    assert ended(start(words, place / "said.txt", where, number)) == -signal.SIGKILL
     assert ended(start(resumed(words, place), place / "said.txt")) == 0, (place / "said.txt").read_text()
     same(place, whole[0])
 

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -75,10 +76,11 @@ def test_a_run_that_ends_anywhere_goes_on_as_if_it_had_not(tmp_path: Path, copie
 
 def test_the_journal_and_the_base_make_every_step(tmp_path: Path, copied: Copies) -> None:
     run = copied("SparseMeZO")
-    for step, name in (("last", "last"), ("best", "best")):
-        model = load("sample", run / JOURNAL, step)  # type: ignore[arg-type]
+    steps: tuple[Literal["last", "best"], ...] = ("last", "best")
+    for step in steps:
+        model = load("sample", run / JOURNAL, step)
         found = {f"model.{name}": parameter for name, parameter in model.named_parameters()}
-        kept = weights(run / "checkpoints" / f"{name}.ckpt")
+        kept = weights(run / "checkpoints" / f"{step}.ckpt")
         assert equal(found, {name: kept[name] for name in found})
     main(["test", "--config", str(tmp_path / "SparseMeZO.yaml"), "--ckpt_path", str(run / JOURNAL)])
 

@@ -61,8 +61,8 @@ def test_a_description_makes_the_optimizer_again(name: str) -> None:
 
 
 def test_another_run_is_refused_with_what_differs() -> None:
-    header = describe(ZOAdam(lr=1.0, eps=1e-3).configure(network(), seed=1))  # type: ignore[arg-type]
-    other = describe(ZOAdam(lr=1.0, eps=1e-3, betas=(0.8, 0.99)).configure(network(), seed=2))  # type: ignore[arg-type]
+    header = describe(ZOAdam(lr=1.0, eps=1e-3).configure_optimizer(network(), 1))
+    other = describe(ZOAdam(lr=1.0, eps=1e-3, betas=(0.8, 0.99)).configure_optimizer(network(), 2))
     with pytest.raises(ConfigurationError) as caught:
         check_same(header, other, "journal.zoj")
     assert str(caught.value).splitlines()[:-1] == [
@@ -91,7 +91,7 @@ def test_what_scalars_do_not_tell_has_no_description() -> None:
 
 
 def test_a_rule_of_one_s_own_is_not_made_by_name() -> None:
-    header = describe(ZOAdam(lr=1.0, eps=1e-3).configure(network()))  # type: ignore[arg-type]
+    header = describe(ZOAdam(lr=1.0, eps=1e-3).configure_optimizer(network(), 0))
     header["optimizer"]["update"]["name"] = "os.system"
     with pytest.raises(ConfigurationError, match=r"an update of its own, os\.system: configure its strategy"):
         rebuild(network(), header)
