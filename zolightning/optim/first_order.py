@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -109,11 +109,7 @@ class BackpropSGD(FirstOrderOptimizer, SGD):
         for group in groups:
             group["decoupled_decay"] = group.pop("weight_decay")  # torch's own would go into the gradient.
         SGD.__init__(self, groups, lr=lr, momentum=momentum)
-        if _are_sharded(groups):
-            for parameter in (parameter for group in groups for parameter in group["params"]):
-                self.state[parameter]["step"] = torch.zeros(())
-                if momentum:
-                    self.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        _begin_sharded(self, ("momentum_buffer",) if momentum else ())
         self.clip_norm = clip_norm
         self.guard = SkipGuard(self)
 
@@ -150,13 +146,8 @@ class BackpropAdamW(FirstOrderOptimizer, AdamW):
         weight_decay: float = 0.0,
         clip_norm: float | None = None,
     ) -> None:
-        groups = decay_groups(model.parameters(), weight_decay)
-        AdamW.__init__(self, groups, lr=lr, betas=betas, eps=adam_eps)
-        if _are_sharded(groups):
-            for parameter in (parameter for group in groups for parameter in group["params"]):
-                self.state[parameter]["step"] = torch.zeros(())
-                for moment in ("exp_avg", "exp_avg_sq"):
-                    self.state[parameter][moment] = torch.zeros_like(parameter)
+        AdamW.__init__(self, decay_groups(model.parameters(), weight_decay), lr=lr, betas=betas, eps=adam_eps)
+        _begin_sharded(self, ("exp_avg", "exp_avg_sq"))
         self.clip_norm = clip_norm
         self.guard = SkipGuard(self)
 
@@ -165,6 +156,12 @@ class BackpropAdamW(FirstOrderOptimizer, AdamW):
         AdamW.step(self)
 
 
-def _are_sharded(groups: list[dict[str, Any]]) -> bool:
-    """Return whether parameters are sharded: a state must then be there from the start to be loaded in shards."""
-    return any(is_sharded(parameter) for group in groups for parameter in group["params"])
+def _begin_sharded(optimizer: Optimizer, names: Sequence[str]) -> None:
+    """Make the state of sharded parameters, which must be there from the start to be loaded in shards."""
+    parameters: list[nn.Parameter] = [weight for group in optimizer.param_groups for weight in group["params"]]
+    if not any(map(is_sharded, parameters)):
+        return
+    for parameter in parameters:
+        state = optimizer.state[parameter]
+        state["step"] = torch.zeros(())
+        state.update({name: torch.zeros_like(parameter) for name in names})
