@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,16 @@ from zolightning.shares import own_share, stand_in
 
 if TYPE_CHECKING:
     from zolightning.models.batch import OptionBatch
-    from zolightning.tasks.base import Task
+
+
+class Objective(Protocol):
+    """What a closure needs to know of a task."""
+
+    def loss(self, model: nn.Module, batch: OptionBatch) -> Tensor:
+        """Return the loss [] of a batch, the mean over what `loss_weight` counts."""
+
+    def loss_weight(self, batch: OptionBatch) -> float:
+        """Return how much a batch counts in a mean of losses."""
 
 
 class BatchLoss:
@@ -27,7 +36,7 @@ class BatchLoss:
     weight 0.
 
     Args:
-        task: computes the loss.
+        task: computes the loss; a Task does.
         model: the language model.
         batch: the batch, the same on every rank.
         micro_batch_size: examples a forward, or None for all of them.
@@ -38,7 +47,7 @@ class BatchLoss:
 
     def __init__(
         self,
-        task: Task,
+        task: Objective,
         model: nn.Module,
         batch: OptionBatch,
         micro_batch_size: int | None,

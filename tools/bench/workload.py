@@ -41,10 +41,8 @@ class Workload:
         return self.batch.input_ids.device
 
     def loss(self) -> Tensor:
-        """Return the classification loss [] as `Task.loss` computes it."""
-        batch = self.batch
-        likelihoods = token_logits if batch.one_read_each else token_log_likelihoods
-        return cross_entropy(mean_log_likelihoods(likelihoods(self.model, batch), batch), batch.answers)
+        """Return the classification loss []."""
+        return classification_loss(self.model, self.batch)
 
     def textbook_loss(self) -> Tensor:
         """Return the same loss [] from all logits, in the dtype of the weights."""
@@ -84,6 +82,12 @@ class Counts:
     head: int
     size: int
     blocks: int
+
+
+def classification_loss(model: nn.Module, batch: OptionBatch) -> Tensor:
+    """Return the loss [] of a batch as `Task.loss` computes it."""
+    likelihoods = token_logits if batch.one_read_each else token_log_likelihoods
+    return cross_entropy(mean_log_likelihoods(likelihoods(model, batch), batch), batch.answers)
 
 
 def random_work(model: nn.Module, batch: int, length: int, device: torch.device) -> Workload:

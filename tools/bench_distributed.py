@@ -1,0 +1,147 @@
+"""Measure what a step holds above the weights, and how long it takes, on each of several processes.
+
+    torchrun --standalone --nproc_per_node 2 tools/bench_distributed.py --shape llama-15m --batch 16 --length 64
+
+Every strategy takes steps on the same global batch in both layouts: `zo_ddp`, where each process holds the whole model,
+and `zo_fsdp`, where each holds some rows of every weight. Memory is the most bytes held in a step above the weights,
+with gradients, optimizer state, scratch and what a forward gathers; of the process that holds most. Without torchrun it
+is one process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+from datetime import timedelta
+from functools import partial
+from typing import TYPE_CHECKING, get_args
+
+import torch
+import torch.distributed as dist
+from rich.table import Table
+from torch import Tensor, nn
+
+import zolightning
+from bench.contenders import EPS, KEEP_RATIO, LR, Contender, Step
+from bench.measure import Bench, Result
+from bench.shapes import SHAPES, build
+from bench.terminal import set_up
+from bench.workload import Workload, classification_loss, random_work
+from zolightning.closures import BatchLoss
+from zolightning.models.loading import Dtype
+from zolightning.models.sharding import shard
+from zolightning.optim.ranks import Ranks
+from zolightning.optim.together import train_together
+from zolightning.perturbation.shards import local_part
+from zolightning.strategies import FOSGD, ZOSGD, FOAdam, SparseMeZO, Strategy, ZOAdam
+
+if TYPE_CHECKING:
+    from zolightning.models.batch import OptionBatch
+
+_MIB = 1 << 20
+
+
+class Classification:
+    """What the losses of random prompts are, for a closure."""
+
+    def loss(self, model: nn.Module, batch: OptionBatch) -> Tensor:
+        """Return the classification loss [] of a batch."""
+        return classification_loss(model, batch)
+
+    def loss_weight(self, batch: OptionBatch) -> float:
+        """Return how much a batch counts in a mean of losses."""
+        return float(batch.num_examples)
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shape", default="llama-15m", help=f"{', '.join(SHAPES)}, or a folder of a model")
+    parser.add_argument("--dtype", choices=get_args(Dtype), default="float32", help="of the weights (float32)")
+    parser.add_argument("--batch", type=int, default=16, help="examples in the batch of all processes (16)")
+    parser.add_argument("--length", type=int, default=64, help="tokens of each prompt (64)")
+    parser.add_argument("--rounds", type=int, default=5, help="in which each is timed once (5)")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--threads", type=int, help="of the CPU, a process; default: torch's")
+    return parser.parse_args(arguments)
+
+
+def join(device: torch.device) -> Ranks:
+    """Meet the processes that torchrun has started, or be alone."""
+    if not dist.is_initialized():
+        for name, value in {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}.items():
+            os.environ.setdefault(name, value)
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(minutes=10))
+    return Ranks(dist.get_rank(), dist.get_world_size())
+
+
+def strategies() -> dict[str, Strategy]:
+    """Return what is measured, by name."""
+    return {
+        "ZOSGD": ZOSGD(LR, EPS),
+        "SparseMeZO": SparseMeZO(LR, EPS, keep_ratio=KEEP_RATIO),
+        "ZOAdam": ZOAdam(LR, EPS),
+        "FOSGD": FOSGD(LR),
+        "FOAdam": FOAdam(LR),
+    }
+
+
+def start(strategy: Strategy, ranks: Ranks, work: Workload) -> Step:
+    """Return a step of a strategy, in which each process takes its part of the batch."""
+    optimizer = strategy.configure(work.model, seed=0)
+    train_together(optimizer, ranks, "data")
+    return lambda: strategy.training_step(optimizer, BatchLoss(Classification(), work.model, work.batch, None, ranks))
+
+
+def measure(found: argparse.Namespace, layout: str, ranks: Ranks, device: torch.device) -> tuple[int, list[Result]]:
+    """Return the bytes of weights that this process holds in a layout, and what its steps take."""
+    model = build(found.shape, found.dtype, device)
+    if layout == "zo_fsdp":
+        from torch.distributed.device_mesh import init_device_mesh
+
+        shard(model, init_device_mesh(device.type, (ranks.size,)))
+    work = random_work(model, found.batch, found.length, device)
+    chosen = [
+        Contender(name, partial(start, strategy, ranks), lambda _: 0.0, strategy=name, transient=True)
+        for name, strategy in strategies().items()
+    ]
+    held = sum(local_part(weight).flat.nbytes for weight in model.parameters())
+    return held, Bench(work).run(chosen, found.rounds, lambda _: None)
+
+
+def largest(value: float, device: torch.device) -> float:
+    """Return the largest of all processes' values."""
+    worst = torch.tensor(value, dtype=torch.float64, device=device)
+    dist.all_reduce(worst, dist.ReduceOp.MAX)
+    return float(worst)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure, and print the table."""
+    found = parse(arguments)
+    console = set_up(found.threads)
+    device = torch.device(found.device)
+    if device.type == "cuda":
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(device)
+    ranks = join(device)
+    place = torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads each"
+    table = Table("layout", "strategy")
+    for column in ("MiB of weights", "MiB above", "ms a step"):
+        table.add_column(column, justify="right")
+    for layout in ("zo_ddp", "zo_fsdp"):
+        held, results = measure(found, layout, ranks, device)
+        weights = f"{largest(held, device) / _MIB:,.1f}"
+        for result in results:
+            above, took = largest(result.peak or 0, device), largest(result.median or 0.0, device)
+            table.add_row(layout, result.contender.name, weights, f"{above / _MIB:,.1f}", f"{took:,.1f}")
+        table.add_section()
+    if ranks.rank == 0:
+        title = f"{found.shape}, {found.dtype}, {found.batch} x {found.length} tokens, {ranks.size} x {place}, torch"
+        console.print(f"{title} {torch.__version__}, zolightning {zolightning.__version__}", soft_wrap=True)
+        console.print(table)
+
+
+if __name__ == "__main__":
+    main()
