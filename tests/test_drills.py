@@ -32,18 +32,18 @@ def resumed(words: list[str], folder: Path) -> list[str]:
     return [*words, "--ckpt_path", "last"] if kept else words
 
 
-def same(folder: Path, other: Path, results: bool = True) -> None:
-    """Both runs are the same to the bit: last and best weights, journal, results."""
+def same(folder: Path, other: Path) -> None:
+    """Both runs are the same to the bit: last and best weights, journal, exported model, results."""
     one, two = newest(folder / "runs"), newest(other / "runs")
     for name in ("last", "best"):
         kept, found = (weights(run / "checkpoints" / f"{name}.ckpt") for run in (one, two))
         assert kept.keys() == found.keys()
         assert all(torch.equal(kept[key], found[key]) for key in kept)
-    assert (one / JOURNAL).read_bytes() == (two / JOURNAL).read_bytes()
-    if results:
-        free = dict.fromkeys(("seconds", "peak_memory_gib"))
-        told = [json.loads((run / "result.json").read_text()) for run in (one, two)]
-        assert {**told[0], **free} == {**told[1], **free}
+    for name in (JOURNAL, "best/model.safetensors"):
+        assert (one / name).read_bytes() == (two / name).read_bytes()
+    free = dict.fromkeys(("seconds", "peak_memory_gib"))
+    told = [json.loads((run / "result.json").read_text()) for run in (one, two)]
+    assert {**told[0], **free} == {**told[1], **free}
 
 
 @pytest.fixture(scope="module")
@@ -69,15 +69,24 @@ def test_kill_9_at_twenty_random_moments(tmp_path: Path, whole: tuple[Path, floa
         while status == -signal.SIGKILL:
             status = killed(start(resumed(words, place), place / "said.txt"), drawn.uniform(0.0, took))
             kills += status == -signal.SIGKILL
-        said = (place / "said.txt").read_text()
-        # Killed behind its last step, while the results were written: all that determines them is there.
-        complete = status == 2 and "the run is complete at step 40" in said
-        assert status == 0 or complete, said
-        same(place, folder, results=not complete)
+        # Killed once its results were written, though its process had not ended.
+        complete = status == 2 and "the run is complete at step 40" in (place / "said.txt").read_text()
+        assert status == 0 or complete, (place / "said.txt").read_text()
+        same(place, folder)
         runs += 1
 
 
-@pytest.mark.parametrize(("where", "number"), [("in the journal", 4), ("in the journal", 1), ("in a snapshot", 3)])
+@pytest.mark.parametrize(
+    ("where", "number"),
+    [
+        ("in the journal", 4),
+        ("in the journal", 1),
+        ("in a snapshot", 3),
+        ("at a rename", 1),
+        ("at a rename", 4),
+        ("before the result", 1),
+    ],
+)
 def test_kill_9_half_way_through_a_write(tmp_path: Path, whole: tuple[Path, float], where: Where, number: int) -> None:
     words = command(tmp_path / "run")
     place = tmp_path / "run"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -163,3 +164,23 @@ def test_a_run_that_diverged_goes_on_with_another_rate(
     assert found["lr"][-1][1] == pytest.approx(5e-5)
     before, after = weights(diverged), weights(run / "checkpoints" / "last.ckpt")
     assert any(not torch.equal(after[name], value) for name, value in before.items())
+
+
+def test_a_complete_run_is_refused_unless_its_results_are_missing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """As of a process that was killed behind the last step."""
+    config = recipe(tmp_path, "FOSGD")
+    run = fit(config)
+    with pytest.raises(SystemExit):
+        main(["fit", "--config", str(config), "--ckpt_path=last"])
+    assert "complete at step 10; to go on, raise trainer.max_steps" in capsys.readouterr().err
+    told, model = json.loads((run / "result.json").read_text()), (run / "best" / "model.safetensors").read_bytes()
+    (run / "result.json").unlink()
+    shutil.rmtree(run / "best")
+    caplog.set_level("INFO")
+    assert fit(config, "--ckpt_path=last") == run
+    assert "had ended at step 10 without its results" in caplog.text
+    again, free = json.loads((run / "result.json").read_text()), dict.fromkeys(("seconds", "peak_memory_gib"))
+    assert {**again, **free} == {**told, **free}
+    assert (run / "best" / "model.safetensors").read_bytes() == model

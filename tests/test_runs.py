@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from zolightning.errors import ConfigurationError
-from zolightning.runs import resolve_checkpoint, version_of
+from zolightning.runs import is_last, resolve_checkpoint, version_of
 
 
 def made(root: Path, version: int, name: str) -> Path:
@@ -29,6 +29,21 @@ def test_the_newest_is_found_and_its_run_known(tmp_path: Path) -> None:
     assert version_of(newest, tmp_path) == 10
     assert version_of(newest, tmp_path / "elsewhere") is None
     assert resolve_checkpoint(str(best), tmp_path) == best
+
+
+def test_a_sharded_checkpoint_whose_process_died_between_two_renames_is_found(tmp_path: Path) -> None:
+    """The new one has not yet its place, the old one no longer."""
+    checkpoints = tmp_path / "version_0" / "checkpoints"
+    for name in ("last.ckpt.new", "last.ckpt.old"):
+        (checkpoints / name).mkdir(parents=True)
+    (checkpoints / "last.ckpt.old" / ".metadata").touch()
+    (tmp_path / "version_0" / "config.yaml").touch()
+    found = resolve_checkpoint("last", tmp_path)
+    assert found == checkpoints / "last.ckpt.old"
+    assert resolve_checkpoint(str(found), tmp_path) == found
+    assert is_last(found)
+    assert not is_last(checkpoints / "best.ckpt.old")
+    assert version_of(found, tmp_path) == 0
 
 
 def test_a_newest_run_without_checkpoint_is_not_passed_over(tmp_path: Path) -> None:

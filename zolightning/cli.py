@@ -39,8 +39,9 @@ _ALWAYS = {
     "journal": callbacks.Journal,
     "memory": callbacks.MemoryProfiler,
     "throughput": callbacks.Throughput,
-    "scoreboard": callbacks.Scoreboard,
     "export": callbacks.Export,
+    # Last, since its file says that a run is complete.
+    "scoreboard": callbacks.Scoreboard,
     "predictions": callbacks.PredictionWriter,
 }
 

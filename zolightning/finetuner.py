@@ -116,6 +116,7 @@ class FineTuner(LightningModule):
         self._recipe: Recipe | None = None
         self._resumed: dict[str, Any] | None = None
         self._validated_at = -1
+        self._holds_best = False
         self._evaluation: Evaluation | None = None
 
     # Set-up
@@ -129,7 +130,7 @@ class FineTuner(LightningModule):
     @override
     def setup(self, stage: str) -> None:
         """Let the task tokenise its examples; nothing large has been loaded yet, so bad input is found early."""
-        self.forward_passes, self._validated_at, self._resumed = 0, -1, None
+        self.forward_passes, self._validated_at, self._resumed, self._holds_best = 0, -1, None, False
         check_objective_fits(self.strategy, self.task)
         if self.processes.size > 1:
             # Each may have drawn its own, and would take steps of its own.
@@ -243,7 +244,18 @@ class FineTuner(LightningModule):
             self.trainer.validating = True
             self.trainer.fit_loop.epoch_loop.val_loop.run()
             self.trainer.training = True
-        resume.load_best(self)
+        self.settle()
+
+    def settle(self) -> None:
+        """Hold the weights that were best on dev, where they trained; what reports on a run begins with this.
+
+        A run that was complete when it was taken up has no end of training, and Lightning takes the weights to the host
+        at the end of any other.
+        """
+        if not self._holds_best:
+            resume.load_best(self)
+            self._holds_best = True
+        self.to(self.trainer.strategy.root_device)
 
     def log_axis(self) -> None:
         """Put what is logged beside this on an axis that counts optimizer steps; Lightning's own counts from zero."""

@@ -12,11 +12,13 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from zolightning.distributed import ShardedStrategy
 from zolightning.errors import ConfigurationError
+from zolightning.runs import reported_steps
 from zolightning.strategies.base import Strategy
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from lightning.pytorch import Trainer
     from torch import Tensor, nn
 
     from zolightning.finetuner import FineTuner
@@ -85,7 +87,8 @@ def take_up(module: FineTuner, checkpoint: dict[str, Any]) -> dict[str, Any] | N
     if module.trainer.state.fn != TrainerFn.FITTING:
         return None
     strategy, steps = name_of(module.strategy), checkpoint["global_step"]
-    check_continuation(saved, strategy, module.dtype_name, steps, module.trainer.max_steps)
+    check_continuation(saved, strategy, module.dtype_name)
+    check_incomplete(module.trainer, steps)
     if saved["seed"] != module.run_seed:
         rank_zero_info(f"The run goes on with the seed that it began with, {saved['seed']}")
         module.seed = saved["seed"]
@@ -143,11 +146,11 @@ def record_of(checkpoint: dict[str, Any], scheme: str, backbone: str) -> dict[st
     return saved
 
 
-def check_continuation(saved: dict[str, Any], strategy: str, dtype: str, step: int, max_steps: int) -> None:
+def check_continuation(saved: dict[str, Any], strategy: str, dtype: str) -> None:
     """Check that training can go on from a checkpoint.
 
     Raises:
-        ConfigurationError: if the strategy or the dtype is another, or the run is already complete.
+        ConfigurationError: if the strategy or the dtype is another.
     """
     if saved["strategy"] != strategy:
         raise ConfigurationError(
@@ -158,7 +161,18 @@ def check_continuation(saved: dict[str, Any], strategy: str, dtype: str, step: i
         raise ConfigurationError(
             f"ckpt_path: the checkpoint has model.dtype={saved['dtype']}, this run {dtype}: set the former"
         )
-    if 0 < max_steps <= step:
+
+
+def check_incomplete(trainer: Trainer, step: int) -> None:
+    """Check that a run taken up at a step has something left to do: steps, or at least its results.
+
+    Raises:
+        ConfigurationError: if not.
+    """
+    if not 0 < trainer.max_steps <= step:
+        return
+    if trainer.max_steps < step or reported_steps(trainer) == step:
         raise ConfigurationError(
-            f"ckpt_path: the run is complete at step {step}; to go on, raise trainer.max_steps, now {max_steps}"
+            f"ckpt_path: the run is complete at step {step}; to go on, raise trainer.max_steps, now {trainer.max_steps}"
         )
+    rank_zero_info(f"The run had ended at step {step:,} without its results: here they are")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,8 +15,12 @@ if TYPE_CHECKING:
 
 KEYWORDS = ("best", "last")
 JOURNAL = "journal.zoj"
+# The last file that a run writes.
+RESULT = "result.json"
 # What torch.distributed.checkpoint leaves in the folder of a checkpoint that is complete.
 _SHARDED = ".metadata"
+# Beside the folder of a sharded checkpoint, what had its place before.
+OLD = ".old"
 
 
 def run_folder(trainer: Trainer) -> Path:
@@ -24,6 +29,16 @@ def run_folder(trainer: Trainer) -> Path:
     Call it on all processes, since the first tells the others.
     """
     return Path(trainer.log_dir or trainer.default_root_dir)
+
+
+def reported_steps(trainer: Trainer) -> int:
+    """Return how many steps the run had when it last came to its results, 0 if it never has.
+
+    Call it on all processes, since the first tells the others.
+    """
+    result = run_folder(trainer) / RESULT
+    steps = json.loads(result.read_text())["steps"] if trainer.is_global_zero and result.is_file() else 0
+    return int(trainer.strategy.broadcast(steps))
 
 
 def check_writable(root: Path) -> None:
@@ -68,26 +83,43 @@ def resolve_checkpoint(name: str, root: Path) -> Path:
     if not runs:
         raise ConfigurationError(f"ckpt_path: no run under {root}; set trainer.default_root_dir to where the run was")
     newest = max(runs, key=_number)
-    checkpoint, journal = newest / "checkpoints" / f"{name}.ckpt", newest / JOURNAL
-    if not _is_checkpoint(checkpoint) and name == "last" and journal.is_file():
+    kept, journal = _kept(newest, name), newest / JOURNAL
+    if kept is None and name == "last" and journal.is_file():
         return journal
-    if not _is_checkpoint(checkpoint):
+    if kept is None:
         raise ConfigurationError(
             f"ckpt_path: the newest run, {newest}, has no {name} checkpoint; name the file of another"
             f"{_nearest(runs, name)}"
         )
-    return checkpoint
+    return kept
+
+
+def _kept(run: Path, name: str) -> Path | None:
+    """Return a run's checkpoint of a name, or None if it has none.
+
+    A sharded one is a folder, which cannot take another's place at once: the one before it stands in where a process
+    has died between the two renames.
+    """
+    path = run / "checkpoints" / f"{name}.ckpt"
+    return next((found for found in (path, path.with_name(path.name + OLD)) if _is_checkpoint(found)), None)
+
+
+def is_last(checkpoint: Path) -> bool:
+    """Return whether a checkpoint is where a run ended, and not an earlier state that was chosen."""
+    return checkpoint.name.removesuffix(OLD) == "last.ckpt"
 
 
 def _is_checkpoint(path: Path) -> bool:
     """Return whether a path is a checkpoint: a file, or the folder into which the processes of a sharded run write."""
-    return path.suffix == ".ckpt" and (path.is_file() or (path / _SHARDED).is_file())
+    if (path / _SHARDED).is_file():
+        return path.suffix in (".ckpt", OLD)
+    return path.suffix == ".ckpt" and path.is_file()
 
 
 def _nearest(runs: Sequence[Path], name: str) -> str:
     """Return the checkpoint of the newest run that has one, as the end of a sentence."""
-    files = [run / "checkpoints" / f"{name}.ckpt" for run in sorted(runs, key=_number)]
-    return next((f": --ckpt_path {file}" for file in reversed(files) if _is_checkpoint(file)), "")
+    files = (_kept(run, name) for run in sorted(runs, key=_number, reverse=True))
+    return next((f": --ckpt_path {file}" for file in files if file is not None), "")
 
 
 def _number(run: Path) -> int:

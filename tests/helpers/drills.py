@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import multiprocessing
 import os
 import resource
@@ -12,7 +13,9 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any, Literal
 
-Where = Literal["anywhere", "in the journal", "in a snapshot", "disk full"]
+from zolightning.runs import RESULT
+
+Where = Literal["anywhere", "in the journal", "in a snapshot", "at a rename", "before the result", "disk full"]
 
 _SERVER = multiprocessing.get_context("forkserver")
 # Imported once: each run is then a fork that begins at once.
@@ -39,7 +42,7 @@ def start(words: Sequence[str], output: Path, where: Where = "anywhere", number:
         words: the command line.
         output: what it says goes there.
         where: where it kills itself, if it does: half-way through a write.
-        number: of that write, from 1 on; with `disk full`, the bytes that a file may have.
+        number: of that write, or rename, from 1 on; with `disk full`, the bytes that a file may have.
     """
     process = _SERVER.Process(target=_run, args=(list(words), str(output), where, number))
     process.start()
@@ -77,6 +80,10 @@ def _run(words: list[str], output: str, where: Where, number: int) -> None:
         _die_in_write(number)
     elif where == "in a snapshot":
         _die_in_save(number)
+    elif where == "at a rename":
+        _die_at_rename(lambda calls, _: calls == number)
+    elif where == "before the result":
+        _die_at_rename(lambda _, target: target.name == RESULT)
     elif where == "disk full":
         resource.setrlimit(resource.RLIMIT_FSIZE, (number, number))
     main(words)
@@ -100,20 +107,38 @@ def _die_in_write(number: int) -> None:
 
 def _die_in_save(number: int) -> None:
     """Write half of a checkpoint's bytes, and be gone."""
-    from fsspec.implementations.local import LocalFileOpener  # type: ignore[import-untyped]
+    import torch
 
-    original: Callable[..., Any] = LocalFileOpener.write
+    original = torch.save
     calls = 0
 
-    def write(self: Any, data: bytes, *arguments: Any) -> Any:
+    def save(checkpoint: object, file: Any) -> None:
         nonlocal calls
         calls += 1
         if calls == number:
-            original(self, data[: len(data) // 2])
+            whole = io.BytesIO()
+            original(checkpoint, whole)
+            file.write(whole.getvalue()[: whole.tell() // 2])
+            file.flush()
             os.kill(os.getpid(), signal.SIGKILL)
-        return original(self, data, *arguments)
+        original(checkpoint, file)
 
-    LocalFileOpener.write = write
+    torch.save = save  # type: ignore[assignment]
+
+
+def _die_at_rename(now: Callable[[int, Path], bool]) -> None:
+    """Have a file written beside the one that it is to replace, and be gone; `now` is asked with their number."""
+    original = os.replace
+    calls = 0
+
+    def replace(source: Path, target: Path) -> None:
+        nonlocal calls
+        calls += 1
+        if now(calls, Path(target)):
+            os.kill(os.getpid(), signal.SIGKILL)
+        original(source, target)
+
+    os.replace = replace  # type: ignore[assignment]
 
 
 def seconds(action: Callable[[], object]) -> float:

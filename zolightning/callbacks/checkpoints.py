@@ -17,6 +17,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from typing_extensions import override
 
 from zolightning.callbacks.journal import Journal
+from zolightning.callbacks.snapshots import write_whole
 from zolightning.errors import ConfigurationError
 from zolightning.finetuner import FineTuner
 
@@ -46,6 +47,7 @@ class BestCheckpoint(ModelCheckpoint):
         """Take up the task's main metric, if no other is to select."""
         if self.monitor is None and isinstance(pl_module, FineTuner):
             self.monitor = f"val/{pl_module.task.main_metric}"
+        write_whole(trainer)
         super().setup(trainer, pl_module, stage)
 
     @override
@@ -68,6 +70,12 @@ class LastCheckpoint(ModelCheckpoint):
         kept = 1 if snapshot_every == "validation" else 0
         super().__init__(filename="last", save_top_k=kept, save_on_train_epoch_end=False, enable_version_counter=False)
         self.snapshot_every = snapshot_every
+
+    @override
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """See to it that a snapshot is whole, or the one before it."""
+        write_whole(trainer)
+        super().setup(trainer, pl_module, stage)
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

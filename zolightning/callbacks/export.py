@@ -28,6 +28,7 @@ class Export(Callback):
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not self.enabled or trainer.fast_dev_run or not isinstance(pl_module, FineTuner):  # type: ignore[attr-defined]
             return
+        pl_module.settle()
         folder = run_folder(trainer) / "best"
         # Of sharded weights each process has a part.
         if trainer.is_global_zero or isinstance(trainer.strategy, ShardedStrategy):

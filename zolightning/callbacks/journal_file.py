@@ -9,6 +9,7 @@ from typing import Any
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
+from zolightning import runs
 from zolightning.errors import ConfigurationError
 from zolightning.journal.reader import Journal, parsed, read
 from zolightning.journal.writer import JournalWriter, digests, locked
@@ -94,7 +95,7 @@ def _opened(path: Path, header: dict[str, Any], known: Journal | None, trainer: 
 
 def is_last(trainer: Trainer) -> bool:
     """Whether a run goes on from where it ended, and not from an earlier state that was chosen."""
-    return trainer.ckpt_path is None or Path(trainer.ckpt_path).stem == "last"
+    return trainer.ckpt_path is None or runs.is_last(Path(trainer.ckpt_path))
 
 
 def same_file(one: Path, other: Path) -> bool:

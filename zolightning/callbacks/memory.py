@@ -122,7 +122,7 @@ class MemoryProfiler(Callback):
     @override
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         for memory in self.phases.values():
-            numbers = torch.tensor(astuple(memory), device=pl_module.device)
+            numbers = torch.tensor(astuple(memory), device=self._device)
             largest = trainer.strategy.reduce(numbers, reduce_op="max")
             memory.raise_to(PhaseMemory(*torch.as_tensor(largest).tolist()))
         if self.table and trainer.is_global_zero:

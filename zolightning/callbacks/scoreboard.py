@@ -14,9 +14,10 @@ from rich.table import Table
 from typing_extensions import override
 
 from zolightning.callbacks.memory import MemoryProfiler
+from zolightning.durable import replacing
 from zolightning.evaluation import evaluate
 from zolightning.finetuner import FineTuner
-from zolightning.runs import run_folder
+from zolightning.runs import RESULT, run_folder
 
 Scores = dict[str, float]
 
@@ -48,8 +49,9 @@ class Scoreboard(Callback):
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
-        self.final = self._score(pl_module)
         assert isinstance(pl_module, FineTuner)
+        pl_module.settle()
+        self.final = self._score(pl_module)
         # Found by all processes together.
         folder = run_folder(trainer)
         if trainer.is_global_zero:
@@ -94,8 +96,8 @@ class Scoreboard(Callback):
             "seconds": round(self._seconds(), 1),
             "peak_memory_gib": profilers[0].peak() if profilers else None,
         }
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "result.json").write_text(json.dumps(result, indent=2) + "\n")
+        with replacing(folder / RESULT) as file:
+            file.write(json.dumps(result, indent=2).encode() + b"\n")
         console = Console()
         title = f"{result['strategy']} on {result['backbone']}, {result['dtype']}, seed {result['seed']}"
         console.print(title, soft_wrap=True, style="bold")

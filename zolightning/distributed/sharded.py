@@ -11,6 +11,7 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 from typing_extensions import override
 
 from zolightning.errors import ConfigurationError
+from zolightning.runs import OLD
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -65,7 +66,7 @@ class ShardedStrategy(ModelParallelStrategy):
     ) -> None:
         """Write a checkpoint beside the one that is to be replaced, which is there until the new one is complete."""
         path = Path(self.broadcast(filepath))
-        new, old = (path.with_name(f"{path.name}.{word}") for word in ("new", "old"))
+        new, old = (path.with_name(path.name + suffix) for suffix in (".new", OLD))
         self._alone(lambda: _remove(new))
         super().save_checkpoint(checkpoint, new, storage_options)
         self._alone(lambda: _replace(path, new, old))
@@ -113,8 +114,9 @@ def _remove(path: Path) -> None:
 
 def _replace(path: Path, new: Path, old: Path) -> None:
     """Put a new checkpoint in the place of another."""
-    _remove(old)
+    # Where it is missing, the old one is what there is.
     if path.exists():
+        _remove(old)
         path.rename(old)
     new.rename(path)
     _remove(old)

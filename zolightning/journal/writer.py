@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from zolightning.durable import replacing
 from zolightning.errors import ConfigurationError
 from zolightning.journal.layout import Layout, Validation
 from zolightning.journal.reader import Journal, follows
@@ -44,7 +45,8 @@ class JournalWriter:
             raise ConfigurationError(f"there is a journal {path} already: move it elsewhere")
         try:
             if known is None:
-                _begin(path, self._layout.head)
+                with replacing(path) as file:
+                    file.write(self._layout.head)
             self._file = locked(path)
         except OSError as error:
             raise ConfigurationError(
@@ -141,24 +143,6 @@ def locked(path: Path) -> int:
         # Some network file systems have no locks.
         log.info("%s is not locked against other processes: %s", path, error.strerror)
     return file
-
-
-def _begin(path: Path, head: bytes) -> None:
-    """Make a journal that has its header: it is written aside and renamed, so that there is none or all of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}")
-    file = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
-    try:
-        _write_at(file, head, 0)
-    finally:
-        os.close(file)
-    os.replace(aside, path)
-    folder = os.open(path.parent, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        # The name, too, must be on the disk.
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def _write_at(file: int, data: bytes, place: int) -> None:
