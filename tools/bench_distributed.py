@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, get_args
@@ -67,13 +68,22 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def join(device: torch.device) -> Ranks:
+@contextmanager
+def joined(device: torch.device) -> Iterator[Ranks]:
     """Meet the processes that torchrun has started, or be alone."""
-    if not dist.is_initialized():
-        for name, value in {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}.items():
-            os.environ.setdefault(name, value)
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(minutes=10))
-    return Ranks(dist.get_rank(), dist.get_world_size())
+    met = dist.is_initialized()
+    if not met:
+        backend, timeout = "nccl" if device.type == "cuda" else "gloo", timedelta(minutes=10)
+        if "RANK" in os.environ:
+            dist.init_process_group(backend, timeout=timeout)
+        else:
+            store = torch._C._distributed_c10d.HashStore()
+            dist.init_process_group(backend, timeout=timeout, store=store, rank=0, world_size=1)
+    try:
+        yield Ranks(dist.get_rank(), dist.get_world_size())
+    finally:
+        if not met:
+            dist.destroy_process_group()
 
 
 def strategies() -> dict[str, Strategy]:
@@ -117,16 +127,14 @@ def largest(value: float, device: torch.device) -> float:
     return float(worst)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure, and print the table."""
-    found = parse(arguments)
-    console = set_up(found.threads)
-    device = torch.device(found.device)
-    if device.type == "cuda":
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-        torch.cuda.set_device(device)
-    ranks = join(device)
-    place = torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads each"
+def compared(found: argparse.Namespace, ranks: Ranks, device: torch.device) -> Table:
+    """Measure both layouts, and return the table.
+
+    Args:
+        found: what was asked for.
+        ranks: the processes, all of which call this.
+        device: of this process.
+    """
     table = Table("layout", "strategy")
     for column in ("MiB of weights", "MiB above", "ms a step"):
         table.add_column(column, justify="right")
@@ -137,7 +145,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
             above, took = largest(result.peak or 0, device), largest(result.median or 0.0, device)
             table.add_row(layout, result.contender.name, weights, f"{above / _MIB:,.1f}", f"{took:,.1f}")
         table.add_section()
+    return table
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure, and print the table."""
+    found = parse(arguments)
+    console = set_up(found.threads)
+    device = torch.device(found.device)
+    if device.type == "cuda":
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(device)
+    with joined(device) as ranks:
+        table = compared(found, ranks, device)
     if ranks.rank == 0:
+        place = (
+            torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads each"
+        )
         title = f"{found.shape}, {found.dtype}, {found.batch} x {found.length} tokens, {ranks.size} x {place}, torch"
         console.print(f"{title} {torch.__version__}, zolightning {zolightning.__version__}", soft_wrap=True)
         console.print(table)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import os
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -255,3 +257,14 @@ def join() -> None:
 
 def _rank() -> int:
     return torch.distributed.get_rank()
+
+
+def bench(flags: list[str]) -> str:
+    """Run the tool that measures steps, and return what it prints."""
+    # Found through the path that pytest has set.
+    import bench_distributed
+
+    printed = io.StringIO()
+    with redirect_stdout(printed):
+        bench_distributed.main(flags)
+    return printed.getvalue()
