@@ -3,8 +3,9 @@
     python tools/bench_journal.py --shape llama-15m --batch 16 --length 64 --threads 2
     python tools/bench_journal.py --shape llama-15m --batch 16 --length 64 --threads 2 --distribution rademacher
 
-Three things of one model and one batch, in turns, medians over the rounds: a step of ZOSGD; writing the records of as
-many steps as a run lets gather, with the wait for the disk; and taking a step again from its record, without forwards.
+Of one model and one batch, in turns, medians over the rounds: a step of ZOSGD; writing the records of as many steps as
+a run lets gather, with the wait for the disk; taking steps again from their records, without forwards: a pass over the
+weights for each, and several in a pass where that can be done.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import get_args
 
@@ -24,7 +26,7 @@ import zolightning
 from bench.shapes import SHAPES, build
 from bench.terminal import set_up
 from bench.workload import random_work
-from zolightning.journal import JournalWriter, read
+from zolightning.journal import JournalWriter, read, replay
 from zolightning.journal.identity import describe
 from zolightning.journal.layout import FORMAT
 from zolightning.models.loading import Dtype
@@ -59,15 +61,18 @@ def seconds(action: Callable[[], object], device: torch.device) -> float:
 
 
 def measure(found: argparse.Namespace, folder: Path) -> dict[str, float]:
-    """Return the medians of a step, of a step's share of writing, and of a step that is taken again, in seconds."""
+    """Return the medians of a step, of its record, and of taking it again in a pass of its own or not, in seconds."""
     device = torch.device(found.device)
     model = build(found.shape, found.dtype, device)
     work = random_work(model, found.batch, found.length, device)
     options = EngineOptions(distribution=found.distribution)
-    optimizer, again = (ZerothOrderOptimizer(model, lr=1e-6, eps=1e-3, engine=options) for _ in range(2))
+    optimizers = {
+        name: ZerothOrderOptimizer(model, lr=1e-6, eps=1e-3, engine=options) for name in ("step", "replay", "many")
+    }
+    optimizer = optimizers["step"]
     header = {"format": FORMAT, **describe(optimizer)}
     known: list[Taken] = []
-    times: dict[str, list[float]] = {"step": [], "record": [], "replay": []}
+    times: dict[str, list[float]] = {"step": [], "record": [], "replay": [], "many": []}
     with JournalWriter(folder / "journal.zoj", header) as writer:
 
         def step() -> None:
@@ -84,8 +89,10 @@ def measure(found: argparse.Namespace, folder: Path) -> dict[str, float]:
         for number in range(found.rounds + 1):
             times["step"].append(seconds(step, device))
             times["record"].append(seconds(write, device) / found.every)
-            again.follow([read(writer.path).steps[number]])
-            times["replay"].append(seconds(again.step, device))
+            some = read(writer.path).steps[found.every * number :]
+            for name, several in {"replay": False, "many": True}.items():
+                took = seconds(partial(replay, optimizers[name], some, several=several), device)
+                times[name].append(took / found.every)
     return {name: statistics.median(values[1:]) for name, values in times.items()}
 
 
@@ -105,6 +112,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for column in ("ms", "of a step"):
         table.add_column(column, justify="right")
     names = {"step": "a step", "record": "its record, written", "replay": "the step, taken again"}
+    names["many"] = "the same, several in a pass"
     for key, name in names.items():
         table.add_row(name, f"{1e3 * medians[key]:.3f}", f"{100 * medians[key] / medians['step']:.2f} %")
     console.print(table)

@@ -12,28 +12,49 @@ from torch import nn
 from zolightning.journal.identity import check_same, describe, rebuild
 from zolightning.journal.reader import Journal, read
 from zolightning.journal.scheme import base_of, loaded
+from zolightning.optim.recall import goes_in_turn, take_in_turn
 from zolightning.optim.records import Record
 from zolightning.optim.zeroth_order import ZerothOrderOptimizer
 
+# Weights times steps from which on code that takes several steps at a time is sooner compiled than done without.
+_WORTH_COMPILING = 20_000_000_000
+# Steps whose coefficients are gathered.
+_AT_ONCE = 64
 
-def replay(optimizer: ZerothOrderOptimizer, records: Sequence[Record], tick: Callable[[], None] | None = None) -> None:
+
+def replay(
+    optimizer: ZerothOrderOptimizer,
+    records: Sequence[Record],
+    tick: Callable[[int], object] = int,
+    several: bool | None = None,
+) -> None:
     """Take recorded steps again: the weights and the optimizer's state become what they were, without a forward.
 
-    Bit for bit on the kind of device that the records were made on.
+    Bit for bit on the kind of device that the records were made on. Where steps are linear in directions of signs and
+    weights are float32, each pass over the weights may take four of them.
 
     Args:
         optimizer: made as that of the run was, on the weights that the first of the records began with.
         records: in their order.
-        tick: called after each step.
+        tick: called with the number of steps that were taken since it last was.
+        several: whether to take several steps in a pass where that can be done; None for where the code for it is
+            sooner compiled than the steps are done without.
 
     Raises:
         ConfigurationError: if the optimizer's steps are not told by scalars alone.
     """
+    size = sum(parameter.numel() for parameter in optimizer.engine.parameters.values())
+    several = size * len(records) >= _WORTH_COMPILING if several is None else several
+    if several and goes_in_turn(optimizer):
+        for first in range(0, len(records), _AT_ONCE):
+            some = records[first : first + _AT_ONCE]
+            take_in_turn(optimizer, some)
+            tick(len(some))
+        return
     optimizer.follow(records)
     for _ in records:
         optimizer.step()
-        if tick is not None:
-            tick()
+        tick(1)
 
 
 def load(
@@ -78,4 +99,4 @@ def apply(model: nn.Module, journal: Journal, records: Sequence[Record], bar: bo
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, transient=True, disable=not bar) as progress:
         shown = progress.add_task(f"Replaying {journal.path.name}", total=len(records))
-        replay(optimizer, records, lambda: progress.advance(shown))
+        replay(optimizer, records, lambda taken: progress.advance(shown, taken))

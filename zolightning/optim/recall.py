@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,6 +12,8 @@ from torch import Tensor
 from zolightning.optim.estimators import Closure, Estimate, Estimator, Prober
 from zolightning.optim.method import Method
 from zolightning.optim.records import Record
+from zolightning.optim.updates import Linear
+from zolightning.perturbation.engine import Turn
 from zolightning.perturbation.rounding import wide_dtype
 
 if TYPE_CHECKING:
@@ -35,6 +38,52 @@ def recalled(optimizer: ZerothOrderOptimizer, record: Record) -> Method:
     update = optimizer.update.again()
     assert update is not None
     return Method(Recalled(record, first.device, wide_dtype(first.dtype), walk), update)
+
+
+def goes_in_turn(optimizer: ZerothOrderOptimizer) -> bool:
+    """Return whether recorded steps of an optimizer can be taken many at a time, and that pays.
+
+    A mask is picked anew every so often, blocks follow each other, and other updates keep state. The numbers of
+    directions that are not of signs are most of an update's work, and each step has its own.
+    """
+    options, plain = optimizer.engine.options, optimizer.sparsity is None and optimizer.plan is None
+    light = options.distribution == "rademacher" and options.probe == "in_forward"
+    return plain and light and type(optimizer.update.again()) is Linear and why_not(optimizer) is None
+
+
+def take_in_turn(optimizer: ZerothOrderOptimizer, records: Sequence[Record]) -> None:
+    """Take the steps of records again, with the bits of one after the other and fewer passes over the weights.
+
+    Args:
+        optimizer: one that `goes_in_turn`.
+        records: of its next steps.
+    """
+    optimizer.engine.begin_step()
+    turns = []
+    for record in records:
+        estimator, update = recalled(optimizer, record)
+        assert isinstance(update, Linear)
+        estimate = estimator(optimizer, no_loss, optimizer.num_queries)
+        factors = update.factors(estimate)
+        with learning_at(optimizer, record.lr):
+            steps = optimizer.steps_along(factors / optimizer.num_queries, estimate.finite)
+            turns.append(Turn(optimizer.places(), steps))
+            optimizer.guard.recall(estimate.finite)
+            optimizer.count(estimate, torch.where(estimate.finite, factors, torch.nan))
+    optimizer.engine.update_in_turn(turns)
+
+
+@contextmanager
+def learning_at(optimizer: ZerothOrderOptimizer, lr: float) -> Iterator[None]:
+    """Let the step within have a learning rate of its own."""
+    kept = [group["lr"] for group in optimizer.param_groups]
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+    try:
+        yield
+    finally:
+        for group, own in zip(optimizer.param_groups, kept, strict=True):
+            group["lr"] = own
 
 
 def no_loss() -> Tensor:

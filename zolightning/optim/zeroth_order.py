@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import astuple
 from typing import Any
 
@@ -22,7 +22,7 @@ from zolightning.optim.hyperparameters import check_hyperparameters
 from zolightning.optim.masking import Masking, forget
 from zolightning.optim.method import Method
 from zolightning.optim.ranks import ALONE, Ranks
-from zolightning.optim.recall import no_loss, recalled, why_not
+from zolightning.optim.recall import learning_at, no_loss, recalled, why_not
 from zolightning.optim.records import Record, Taken
 from zolightning.optim.restoring import check_fits, restore_exactly, write_steps
 from zolightning.optim.shared_queries import SharedQueries
@@ -147,7 +147,7 @@ class ZerothOrderOptimizer(Optimizer):
         """
         record = self._ahead.pop(self.step_count, None)
         if record is not None:
-            with self._learning_at(record.lr):
+            with learning_at(self, record.lr):
                 estimate = self._step(recalled(self, record), no_loss)
             self.guard.recall(estimate.finite)
             return estimate.loss
@@ -183,18 +183,6 @@ class ZerothOrderOptimizer(Optimizer):
         assert self.plan is not None
         return self.plan.of_step(self._blocks, self.step_count, self.seed)
 
-    @contextmanager
-    def _learning_at(self, lr: float) -> Iterator[None]:
-        """Let the step within have a learning rate of its own."""
-        kept = [group["lr"] for group in self.param_groups]
-        for group in self.param_groups:
-            group["lr"] = lr
-        try:
-            yield
-        finally:
-            for group, own in zip(self.param_groups, kept, strict=True):
-                group["lr"] = own
-
     def _step(self, method: Method, closure: Closure) -> Estimate:
         self.engine.begin_step()
         if self._masking is not None:
@@ -206,11 +194,15 @@ class ZerothOrderOptimizer(Optimizer):
                 estimate, factors = method.step_blocks(self, closure, self._of_step(), self.plan.order)
         finally:
             self.engine.restore()
+        self.count(estimate, factors)
+        return estimate
+
+    def count(self, estimate: Estimate, factors: Tensor) -> None:
+        """Note a step that was taken: what its probes found, and the factors of its record [factors]."""
         self.taken = Taken(self.step_count, self.param_groups[0]["lr"], estimate.loss, factors)
         for group in self.param_groups:
             group["step"] += 1
         self.last = estimate
-        return estimate
 
     def share_queries(self, ranks: Ranks) -> None:
         """Let each rank probe its part of the queries, on the data that its own closure has; call it before the steps.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from zolightning.perturbation.bundle import Bundle
 from zolightning.perturbation.compiler import Compiler
 from zolightning.perturbation.masks import Selection, mask_of
-from zolightning.perturbation.motion import Motion, moved_rows, subtract, sum_into, summed_rows
+from zolightning.perturbation.motion import Motion, moved_rows, subtract, subtract_in_turn, sum_into, summed_rows
 from zolightning.perturbation.noise import Lane, Stream, parameter_words
 from zolightning.perturbation.norm import squared_norm
 from zolightning.perturbation.options import Distribution
@@ -20,30 +20,13 @@ from zolightning.perturbation.pieces import Piece, in_pieces
 from zolightning.perturbation.ranges import Kind
 from zolightning.perturbation.rounding import Rounding, wide_dtype
 from zolightning.perturbation.shards import Part, local_part, reshard, units_of
+from zolightning.perturbation.steps import Step, Turn
 
 _HALF = (torch.bfloat16, torch.float16)
 # Rows whose noise is made at once, in elements: it takes twelve bytes each for a while.
 _ROWS_AT_ONCE = 1 << 22
 # Small parameters' directions at one place take up to 4 MiB.
 _PLACES_KEPT = 8
-
-
-@dataclass(frozen=True)
-class Step:
-    """How far a parameter moves.
-
-    Args:
-        coefficients: learning rate times each query's share of the projected gradient, float32 or float64 [queries].
-        decay: learning rate times weight decay [], or None for no decay.
-    """
-
-    coefficients: Tensor
-    decay: Tensor | None
-
-    def to(self, weight: Tensor) -> Step:
-        """Return the step on a weight's device, in the dtype of its arithmetic."""
-        place = (weight.device, wide_dtype(weight.dtype))
-        return Step(self.coefficients.to(*place), None if self.decay is None else self.decay.to(*place))
 
 
 class Directions:
@@ -80,7 +63,8 @@ class Directions:
 
     def stream(self, name: str, place: Stream) -> Stream:
         """Return a parameter's stream at a place whose parameter word is not read."""
-        return replace(place, parameter=self._words[name])
+        # Spelled out: `replace` takes ten times as long, once for every parameter and direction.
+        return Stream(place.seed, self._words[name], place.step, place.query, place.lane)
 
     def forget(self) -> None:
         """Drop what is kept from probe to probe: a new step begins, or somebody else may have moved the weights."""
@@ -179,11 +163,7 @@ class Directions:
         for piece in self._small_pieces(places, of, rounding):
             piece.subtract(piece.estimate, of[piece.name].decay)
         for name, parameter in self._large():
-            motion = replace(
-                self.motion(name, places, of[name].coefficients),
-                decay=of[name].decay,
-                rounding=self._rounding_stream(name, places[0], rounding),
-            )
+            motion = self._update(name, places, of[name], rounding)
             if only_rows is not None and name in only_rows:
                 numbers, table = only_rows[name], parameter.detach().flatten(1)
                 moved = table[numbers]
@@ -194,6 +174,29 @@ class Directions:
                 part = local_part(parameter)
                 subtract(part.flat, motion, self.compiler, first=part.first, within=range(part.size))
         self._moved()
+
+    def subtract_in_turn(self, turns: Sequence[Turn], rounding: Rounding) -> None:
+        """Do what `subtract` does for each turn, one after the other, in as few passes as it takes."""
+        reshard(self._units)
+        motions: dict[str, list[Motion]] = {}
+        for places, steps in turns:
+            of = self.on_counters(places, steps)
+            for piece in self._small_pieces(places, of, rounding):
+                piece.subtract(piece.estimate, of[piece.name].decay)
+            # Those of small parameters may have a mask, which goes by the weights.
+            self._moved()
+            for name, _ in self._large():
+                motions.setdefault(name, []).append(self._update(name, places, of[name], rounding))
+        for name, parameter in self._large():
+            part = local_part(parameter)
+            subtract_in_turn(part.flat, motions[name], self.compiler, part.first, range(part.size))
+        self._moved()
+
+    def _update(self, name: str, places: Sequence[Stream], step: Step, rounding: Rounding) -> Motion:
+        """Return the motion of a parameter, with its decay, that is rounded."""
+        streams = [self.stream(name, place) for place in places]
+        words = self._rounding_stream(name, places[0], rounding)
+        return Motion(self._kind, streams, step.coefficients, step.decay, self.selections.get(name), words)
 
     def pieces(self, places: Sequence[Stream], shares: Tensor, rounding: Rounding) -> Iterator[Piece]:
         """Yield all parameters in pieces of bounded size, each with sum_i shares[i] z_i.

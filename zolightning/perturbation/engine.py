@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -11,7 +11,7 @@ from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from zolightning.errors import ConfigurationError
-from zolightning.perturbation.directions import Directions, Step
+from zolightning.perturbation.directions import Directions
 from zolightning.perturbation.in_forward import InForward
 from zolightning.perturbation.in_place import InPlace
 from zolightning.perturbation.masks import Selection
@@ -21,9 +21,10 @@ from zolightning.perturbation.pieces import Piece
 from zolightning.perturbation.probe import Probe, along
 from zolightning.perturbation.scratch import Scratch
 from zolightning.perturbation.shards import is_sharded
+from zolightning.perturbation.steps import Step, Turn
 from zolightning.perturbation.tangents import Tangents
 
-__all__ = ("Engine", "Step")
+__all__ = ("Engine", "Step", "Turn")
 
 
 class Engine:
@@ -165,6 +166,10 @@ class Engine:
         if self.options.idle_rows == "skip":
             only = {name: torch.cat(rows) for name, rows in self._rows.items() if rows is not None}
         self.directions.subtract(places, steps, rounding, only)
+
+    def update_in_turn(self, turns: Sequence[Turn]) -> None:
+        """Do what as many calls of `update` would in fewer passes; not for in-place probes or idle rows that stay."""
+        self.directions.subtract_in_turn(turns, self.options.rounding)
 
     def pieces(self, places: list[Stream], shares: Tensor) -> Iterator[Piece]:
         """Yield all parameters in pieces of bounded size, each with sum_i shares[i] z_i, from where they belong.

@@ -7,8 +7,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from zolightning.perturbation.directions import Directions, Step
+from zolightning.perturbation.directions import Directions
 from zolightning.perturbation.noise import Stream
+from zolightning.perturbation.steps import Step
 
 
 class InPlace:

@@ -109,6 +109,17 @@ def subtract_tiles(outs: Planes | None, weights: Planes, moving: Moving) -> None
         out.copy_(stepped(weight, change, words))
 
 
+def subtract_turns(weights: Planes, turns: Sequence[Moving]) -> None:
+    """Do what `subtract` says to the planes of some tiles in their own place, one motion after the other, unrounded."""
+    moved = list(weights)
+    for moving in turns:
+        moved = [
+            stepped(weight, change, None) for weight, change in zip(moved, _tile_changes(moved, moving), strict=True)
+        ]
+    for weight, new in zip(weights, moved, strict=True):
+        weight.copy_(new)
+
+
 def sum_tiles(outs: Planes, weights: Planes, moving: Moving) -> None:
     """Do what `sum_into` says to the planes of some tiles."""
     for out, change in zip(outs, _tile_changes(weights, moving), strict=True):
