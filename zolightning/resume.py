@@ -93,18 +93,17 @@ def take_up(module: FineTuner, checkpoint: dict[str, Any]) -> dict[str, Any] | N
         rank_zero_info(f"The run goes on with the seed that it began with, {saved['seed']}")
         module.seed = saved["seed"]
         module.task.order_seed = module.run_seed
-    announce_changes(saved, module)
+    # Earlier versions did not note them.
+    announce_changes(saved.get("settings", {}), settings_of(module))
     module.forward_passes = saved["forward_passes"]
     module.strategy.load_state_dict(saved["strategy_state"])
     recipe: dict[str, Any] | None = saved["recipe"]
     return recipe
 
 
-def announce_changes(saved: Mapping[str, Any], module: FineTuner) -> None:
-    """Say what a resumed run does otherwise than the run that a checkpoint's record is of."""
-    # Earlier versions did not note them.
-    began = saved.get("settings", {})
-    for name, value in settings_of(module).items():
+def announce_changes(began: Mapping[str, object], now: Mapping[str, object]) -> None:
+    """Say what a resumed run is set to that it did not begin with."""
+    for name, value in now.items():
         if name in began and began[name] != value:
             rank_zero_info(f"The run goes on with {name}={value}; it began with {began[name]}")
 

@@ -226,6 +226,16 @@ def test_going_on_from_the_best_keeps_the_old_journal_aside(tmp_path: Path, copi
     assert read(run / JOURNAL).steps == read(whole / JOURNAL).steps
 
 
+def test_what_goes_on_otherwise_from_a_journal_alone_is_said(
+    tmp_path: Path, copied: Copies, caplog: pytest.LogCaptureFixture
+) -> None:
+    copied("ZOSGD", 3)
+    with caplog.at_level("INFO"):
+        resume("ZOSGD", tmp_path / "after-3", "--model.strategy.lr", "5e-5", "--data.batch_size", "4")
+    for change in ("strategy.lr=5e-05; it began with 0.0001", "data.batch_size=4; it began with 8"):
+        assert change in caplog.text
+
+
 @pytest.mark.parametrize("strategy", ["FOSGD", "HybridZOFO"])
 def test_gradients_leave_no_journal(
     tmp_path: Path, strategy: str, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture

@@ -12,7 +12,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from typing_extensions import override
 
 from zolightning.callbacks import journal_file
-from zolightning.callbacks.run_header import header_of, identity_of, reason_against
+from zolightning.callbacks.run_header import header_of, identity_of, reason_against, settings_in
 from zolightning.errors import ConfigurationError
 from zolightning.finetuner import FineTuner
 from zolightning.journal.identity import check_same
@@ -24,6 +24,7 @@ from zolightning.journal.scheme import base_of, describe_scheme
 from zolightning.journal.writer import JournalWriter
 from zolightning.optim.records import Record, Taken
 from zolightning.optim.zeroth_order import ZerothOrderOptimizer
+from zolightning.resume import announce_changes
 from zolightning.runs import JOURNAL, run_folder
 
 
@@ -129,6 +130,8 @@ class Journal(Callback):
             if (why := journal_file.apart(known, trainer, self._digest)) is not None:
                 journal_file.give_up(known, trainer, why)
                 return
+            if self.source is not None:
+                announce_changes(settings_in(known.header), settings_in(header))
             self._follow(known, optimizer, trainer)
         self._kept, self._step = True, trainer.global_step
         self._writer = journal_file.begun(path, header, known, trainer)

@@ -65,6 +65,12 @@ def identity_of(header: dict[str, Any]) -> dict[str, Any]:
     return kept | {"strategy": {"name": header["strategy"]["name"]}}
 
 
+def settings_in(header: dict[str, Any]) -> dict[str, object]:
+    """Return what a header tells of a run's strategy and task, by name."""
+    strategy: dict[str, object] = header["strategy"]["settings"]
+    return strategy | {f"data.{name}": value for name, value in header["data"].items()}
+
+
 def _plain(values: dict[str, object]) -> dict[str, object]:
     """Return values as JSON gives them back."""
     return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
