@@ -27,7 +27,9 @@ def made(model: Quadratic, **settings: Any) -> ZerothOrderOptimizer:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-@pytest.mark.parametrize("settings", [{}, {"weight_decay": 0.1}, {"update": SignOfProjections()}], ids=str)
+@pytest.mark.parametrize(
+    "settings", [{}, {"weight_decay": 0.1}, {"update": SignOfProjections()}], ids=["plain", "decay", "signs"]
+)
 def test_several_steps_in_a_pass_are_one_after_the_other(dtype: torch.dtype, settings: dict[str, Any]) -> None:
     model, ticks = Quadratic(dtype), list[int]()
     optimizer, records = made(model, **settings), []
@@ -56,7 +58,7 @@ def test_several_steps_in_a_pass_are_one_after_the_other(dtype: torch.dtype, set
         {"sparsity": Sparsity(0.5)},
         {"blocks": Blocks("linear")},
     ],
-    ids=str,
+    ids=["gaussian", "in place", "masked", "block by block"],
 )
 def test_only_what_is_linear_and_light_is_taken_several_at_a_time(settings: dict[str, Any]) -> None:
     assert goes_in_turn(made(Quadratic()))
