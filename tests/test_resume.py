@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.helpers.runs import FORWARDS, STRATEGIES, curves, fit, newest, recipe, weights
+from zolightning.callbacks import Export
 from zolightning.cli import main
 from zolightning.sample import MODEL
 from zolightning.tasks import SampleReviews
@@ -184,3 +185,21 @@ def test_a_complete_run_is_refused_unless_its_results_are_missing(
     again, free = json.loads((run / "result.json").read_text()), dict.fromkeys(("seconds", "peak_memory_gib"))
     assert {**again, **free} == {**told, **free}
     assert (run / "best" / "model.safetensors").read_bytes() == model
+
+
+def test_results_of_fewer_steps_do_not_stand_for_a_run_that_went_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = recipe(tmp_path, "FOSGD")
+    run = fit(config)
+
+    def interrupt(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Export, "on_fit_end", interrupt)
+        with pytest.raises(SystemExit):
+            fit(config, "--ckpt_path=last", "--trainer.max_steps=12")
+    assert not (run / "result.json").exists()
+    fit(config, "--ckpt_path=last", "--trainer.max_steps=12")
+    assert json.loads((run / "result.json").read_text())["steps"] == 12

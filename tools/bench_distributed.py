@@ -143,7 +143,8 @@ def compared(found: argparse.Namespace, ranks: Ranks, device: torch.device) -> T
         weights = f"{largest(held, device) / _MIB:,.1f}"
         for result in results:
             above, took = largest(result.peak or 0, device), largest(result.median or 0.0, device)
-            table.add_row(layout, result.contender.name, weights, f"{above / _MIB:,.1f}", f"{took:,.1f}")
+            numbers = (f"{above / _MIB:,.1f}", f"{took:,.1f}") if result.error is None else (result.error, "")
+            table.add_row(layout, result.contender.name, weights, *numbers)
         table.add_section()
     return table
 

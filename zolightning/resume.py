@@ -170,7 +170,7 @@ def check_incomplete(trainer: Trainer, step: int) -> None:
     """
     if not 0 < trainer.max_steps <= step:
         return
-    if trainer.max_steps < step or reported_steps(trainer) == step:
+    if trainer.max_steps < step or reported_steps(trainer) >= step:
         raise ConfigurationError(
             f"ckpt_path: the run is complete at step {step}; to go on, raise trainer.max_steps, now {trainer.max_steps}"
         )

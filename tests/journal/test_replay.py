@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from tests.helpers.models import Quadratic
+from zolightning.errors import ConfigurationError
 from zolightning.journal import replay
 from zolightning.journal.identity import describe, rebuild
 from zolightning.optim.blocks import Blocks
@@ -23,7 +24,7 @@ SIGNS = EngineOptions(distribution="rademacher")
 
 
 def made(model: Quadratic, **settings: Any) -> ZerothOrderOptimizer:
-    return ZerothOrderOptimizer(model, **{"lr": 1e-3, "eps": 1e-3, "num_queries": 2, "engine": SIGNS, **settings})
+    return ZerothOrderOptimizer(model, **{"lr": 1e-3, "eps": 1e-3, "engine": SIGNS, **settings})
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
@@ -48,6 +49,8 @@ def test_several_steps_in_a_pass_are_one_after_the_other(dtype: torch.dtype, set
     assert all(torch.equal(one, two) for one, two in zip(model.parameters(), again.parameters(), strict=True))
     assert other.step_count == 70
     assert other.guard.counts.tolist() == [1, 0, 0]
+    with pytest.raises(ConfigurationError, match="not those of step 70"):
+        replay(other, records, several=True)
 
 
 @pytest.mark.parametrize(
@@ -57,8 +60,9 @@ def test_several_steps_in_a_pass_are_one_after_the_other(dtype: torch.dtype, set
         {"engine": EngineOptions(distribution="rademacher", probe="in_place")},
         {"sparsity": Sparsity(0.5)},
         {"blocks": Blocks("linear")},
+        {"num_queries": 2},
     ],
-    ids=["gaussian", "in place", "masked", "block by block"],
+    ids=["gaussian", "in place", "masked", "block by block", "queries"],
 )
 def test_only_what_is_linear_and_light_is_taken_several_at_a_time(settings: dict[str, Any]) -> None:
     assert goes_in_turn(made(Quadratic()))

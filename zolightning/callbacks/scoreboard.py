@@ -46,6 +46,13 @@ class Scoreboard(Callback):
             self.zero_shot = self._score(pl_module)
 
     @override
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take away what says that the run is complete: it has steps to do."""
+        folder = run_folder(trainer)
+        if trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            (folder / RESULT).unlink(missing_ok=True)
+
+    @override
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from zolightning.errors import ConfigurationError
 from zolightning.optim.estimators import Closure, Estimate, Estimator, Prober
 from zolightning.optim.method import Method
 from zolightning.optim.records import Record
@@ -47,7 +48,7 @@ def goes_in_turn(optimizer: ZerothOrderOptimizer) -> bool:
     directions that are not of signs are most of an update's work, and each step has its own.
     """
     options, plain = optimizer.engine.options, optimizer.sparsity is None and optimizer.plan is None
-    light = options.distribution == "rademacher" and options.probe == "in_forward"
+    light = options.distribution == "rademacher" and optimizer.num_queries == 1 and options.probe == "in_forward"
     return plain and light and type(optimizer.update.again()) is Linear and why_not(optimizer) is None
 
 
@@ -57,7 +58,12 @@ def take_in_turn(optimizer: ZerothOrderOptimizer, records: Sequence[Record]) -> 
     Args:
         optimizer: one that `goes_in_turn`.
         records: of its next steps.
+
+    Raises:
+        ConfigurationError: if they are of other steps, whose directions are others.
     """
+    if [record.step for record in records] != list(range(optimizer.step_count, optimizer.step_count + len(records))):
+        raise ConfigurationError(f"the records are not those of step {optimizer.step_count:,} and the next")
     optimizer.engine.begin_step()
     turns = []
     for record in records:

@@ -183,8 +183,6 @@ class Directions:
             of = self.on_counters(places, steps)
             for piece in self._small_pieces(places, of, rounding):
                 piece.subtract(piece.estimate, of[piece.name].decay)
-            # Those of small parameters may have a mask, which goes by the weights.
-            self._moved()
             for name, _ in self._large():
                 motions.setdefault(name, []).append(self._update(name, places, of[name], rounding))
         for name, parameter in self._large():

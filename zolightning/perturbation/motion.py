@@ -89,8 +89,8 @@ def subtract_in_turn(
 ) -> None:
     """Subtract motions from a weight one after the other, with the bits that as many calls of `subtract` give it.
 
-    Four at a time go through the elements at once where that pays and is sure to give the same bits: directions of
-    signs, which are less work than reading and writing the weight; no decay, whose products a compiler may round
+    Four at a time go through the elements at once where that pays and is sure to give the same bits: one direction of
+    signs each, which are less work than reading and writing the weight; no decay, whose products a compiler may round
     otherwise; and nothing that is rounded to half precision in between.
 
     Args:
@@ -119,7 +119,7 @@ def subtract_in_turn(
 
 
 def _is_light(motion: Motion) -> bool:
-    return motion.kind == "signs" and motion.decay is None and motion.selection is None
+    return motion.kind == "signs" and len(motion.streams) == 1 and motion.decay is None and motion.selection is None
 
 
 def sum_into(
