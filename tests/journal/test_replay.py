@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from tests.helpers.models import Quadratic
 from zolightning.errors import ConfigurationError
@@ -27,6 +29,10 @@ def made(model: Quadratic, **settings: Any) -> ZerothOrderOptimizer:
     return ZerothOrderOptimizer(model, **{"lr": 1e-3, "eps": 1e-3, "engine": SIGNS, **settings})
 
 
+def loss_of(model: Quadratic, more: float) -> Callable[[], Tensor]:
+    return lambda: wide(model()) + more
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 @pytest.mark.parametrize(
     "settings", [{}, {"weight_decay": 0.1}, {"update": SignOfProjections()}], ids=["plain", "decay", "signs"]
@@ -37,8 +43,7 @@ def test_several_steps_in_a_pass_are_one_after_the_other(dtype: torch.dtype, set
     for step in range(70):
         for group in optimizer.param_groups:
             group["lr"] = 1e-3 / (1 + step)
-        spoiled = torch.nan if step == 3 else 0.0
-        loss = optimizer.step(lambda spoiled=spoiled: wide(model()) + spoiled)  # type: ignore[misc]
+        loss = optimizer.step(loss_of(model, torch.nan if step == 3 else 0.0))
         assert optimizer.taken is not None
         lr = optimizer.param_groups[0]["lr"]
         records.append(Record(step, lr, float(loss), tuple(optimizer.taken.factors.tolist())))

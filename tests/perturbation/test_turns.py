@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import pytest
@@ -37,10 +38,12 @@ class Counting(Compiler):
 
     together = 0
 
-    def run(self, kernel: object, smallest: int, *arguments: object) -> None:
-        """Run a kernel."""
-        self.together += kernel is subtract_turns
-        super().run(kernel, smallest, *arguments)  # type: ignore[arg-type]
+    def run_each(
+        self, kernel: Callable[..., None], smallest: int, arguments: Sequence[object], lasts: Sequence[list[Tensor]]
+    ) -> None:
+        """Run a kernel several times."""
+        self.together += len(lasts) * (kernel is subtract_turns)
+        super().run_each(kernel, smallest, arguments, lasts)
 
 
 def both(weight: Tensor, moves: list[Motion], compiled: bool) -> tuple[Tensor, Tensor, int]:
@@ -66,8 +69,8 @@ def test_the_bits_are_those_of_one_after_the_other(
     assert torch.equal(one, other)
     assert not torch.equal(one, weight)
     light = kind == "signs" and dtype != torch.bfloat16 and not decay and queries == 1
-    # Of three chunks the last has elements beyond its whole tiles.
-    assert together == (4 if light else 0)
+    # Three chunks, and elements beyond their whole tiles.
+    assert together == (6 if light else 0)
 
 
 @pytest.mark.slow
@@ -82,9 +85,11 @@ def test_a_part_has_the_bits_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> No
     """As a process of several has it."""
     monkeypatch.setitem(motion._TURNS_CHUNK, "cpu", 2 * unit(1))
     whole = torch.randn(6 * unit(1), generator=torch.Generator().manual_seed(1))
-    part, held = whole.clone(), range(2 * unit(1) + 300, 5 * unit(1))
-    moves, compiler = motions("signs", torch.float32), Compiler(False, 0)
+    part, held = whole.clone(), range(300, 5 * unit(1))
+    moves, compiler = motions("signs", torch.float32), Counting(False, 0)
     subtract_in_turn(whole, moves, compiler)
-    here = part[held.start : held.stop]
+    here, compiler.together = part[held.start : held.stop], 0
     subtract_in_turn(here, moves, compiler, first=held.start, within=range(whole.numel()))
     assert torch.equal(here, whole[held.start : held.stop])
+    # Of three chunks one is wholly here.
+    assert compiler.together == 2

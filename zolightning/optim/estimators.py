@@ -56,6 +56,10 @@ class Estimate:
         # By then the loss at the weights is another.
         return Estimate(self.loss, torch.where(finite, self.projected_gradients, 0.0), finite)
 
+    def noted(self, factors: Tensor) -> Tensor:
+        """Return an update's factors as a `Record` has them: NaN where the step is skipped [factors]."""
+        return torch.where(self.finite, factors, torch.nan)
+
 
 def two_sided(prober: Prober, closure: Closure, num_queries: int) -> Estimate:
     """Simultaneous perturbation (SPSA): g_i = (f(theta + eps z_i) - f(theta - eps z_i)) / (2 eps).

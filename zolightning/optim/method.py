@@ -60,4 +60,4 @@ class Method(NamedTuple):
         with phase("update"):
             # What an update asks of the closure must be the same on all ranks.
             factors = self.update(optimizer, estimate, lambda: optimizer.ranks.mean(closure()))
-        return torch.where(estimate.finite, factors, torch.nan)
+        return estimate.noted(factors)

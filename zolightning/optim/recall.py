@@ -14,7 +14,6 @@ from zolightning.optim.estimators import Closure, Estimate, Estimator, Prober
 from zolightning.optim.method import Method
 from zolightning.optim.records import Record
 from zolightning.optim.updates import Linear
-from zolightning.perturbation.engine import Turn
 from zolightning.perturbation.rounding import wide_dtype
 
 if TYPE_CHECKING:
@@ -70,12 +69,11 @@ def take_in_turn(optimizer: ZerothOrderOptimizer, records: Sequence[Record]) -> 
         estimator, update = recalled(optimizer, record)
         assert isinstance(update, Linear)
         estimate = estimator(optimizer, no_loss, optimizer.num_queries)
-        factors = update.factors(estimate)
         with learning_at(optimizer, record.lr):
-            steps = optimizer.steps_along(factors / optimizer.num_queries, estimate.finite)
-            turns.append(Turn(optimizer.places(), steps))
+            turn, factors = update.turn(optimizer, estimate)
+            turns.append(turn)
             optimizer.guard.recall(estimate.finite)
-            optimizer.count(estimate, torch.where(estimate.finite, factors, torch.nan))
+            optimizer.count(estimate, estimate.noted(factors))
     optimizer.engine.update_in_turn(turns)
 
 

@@ -14,6 +14,7 @@ from zolightning.optim.estimators import Closure, Estimate
 from zolightning.optim.rules import Rule
 from zolightning.perturbation.pieces import subtract_from
 from zolightning.perturbation.rounding import wide_dtype
+from zolightning.perturbation.steps import Turn
 
 if TYPE_CHECKING:
     from zolightning.optim.zeroth_order import ZerothOrderOptimizer
@@ -60,10 +61,15 @@ class Linear:
 
     def __call__(self, optimizer: ZerothOrderOptimizer, estimate: Estimate, closure: Closure) -> Tensor:
         """Move the weights against the estimate."""
-        factors = self.factors(estimate)
-        shares = factors / optimizer.num_queries
-        optimizer.engine.update(optimizer.places(), optimizer.steps_along(shares, estimate.finite))
+        turn, factors = self.turn(optimizer, estimate)
+        optimizer.engine.update(*turn)
         return factors
+
+    def turn(self, optimizer: ZerothOrderOptimizer, estimate: Estimate) -> tuple[Turn, Tensor]:
+        """Return how an estimate moves the weights, and its factors [queries]."""
+        factors = self.factors(estimate)
+        steps = optimizer.steps_along(factors / optimizer.num_queries, estimate.finite)
+        return Turn(optimizer.places(), steps), factors
 
     def again(self) -> Update:
         """Return an update that is linear in the factors themselves."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
@@ -42,25 +42,50 @@ class Compiler:
                 own.
             arguments: the kernel's.
         """
+        self.run_each(kernel, smallest, arguments, [[]])
+
+    def run_each(
+        self, kernel: Callable[..., None], smallest: int, arguments: Sequence[object], lasts: Sequence[list[Tensor]]
+    ) -> None:
+        """Run a kernel several times, one after the other; as `run`, where what code depends on is looked up once.
+
+        Args:
+            kernel: as `run` has it.
+            smallest: as `run` has it.
+            arguments: the kernel's first ones, the same in all runs.
+            lasts: the tensors that follow in each run, which differ in their values alone.
+        """
         if not self.enabled or smallest < 2:
-            kernel(*arguments)
+            for last in lasts:
+                kernel(*arguments, *last)
             return
-        tensors: list[Tensor] = []
-        key = (kernel, _kinds(arguments, tensors))
-        if key not in _VARIANTS:
-            try:
-                code = _compile(kernel, arguments)
-                # What does not run at all, as without a driver's library, shows at the first call.
-                code(tensors)
-                _VARIANTS[key] = code
-            # Whatever keeps a compiler from its work: eager code does the same, or raises what is wrong with it.
-            except Exception as error:
-                self.enabled = False
-                reason = str(error).strip().split("\n", 1)[0]
-                log.warning("The kernels run uncompiled, about ten times slower: %s: %s", type(error).__name__, reason)
-                kernel(*arguments)
-            return
-        _VARIANTS[key](tensors)
+        shared: list[Tensor] = []
+        kinds = _kinds(arguments, shared)
+        key = (kernel, kinds, _kinds(lasts[0], []))
+        for number, last in enumerate(lasts):
+            if key in _VARIANTS:
+                _VARIANTS[key]([*shared, *last])
+            elif not self._compiles(key, kernel, (*arguments, *last), [*shared, *last]):
+                for left in lasts[number:]:
+                    kernel(*arguments, *left)
+                return
+
+    def _compiles(
+        self, key: object, kernel: Callable[..., None], arguments: tuple[object, ...], tensors: list[Tensor]
+    ) -> bool:
+        """Make code for a kernel and run it once; return False if it cannot be made, from when on all runs eager."""
+        try:
+            code = _compile(kernel, arguments)
+            # What does not run at all, as without a driver's library, shows at the first call.
+            code(tensors)
+            _VARIANTS[key] = code
+            return True
+        # Whatever keeps a compiler from its work: eager code does the same, or raises what is wrong with it.
+        except Exception as error:
+            self.enabled = False
+            reason = str(error).strip().split("\n", 1)[0]
+            log.warning("The kernels run uncompiled, about ten times slower: %s: %s", type(error).__name__, reason)
+            return False
 
 
 class Compilations:

@@ -63,7 +63,7 @@ class Directions:
 
     def stream(self, name: str, place: Stream) -> Stream:
         """Return a parameter's stream at a place whose parameter word is not read."""
-        # Spelled out: `replace` takes ten times as long, once for every parameter and direction.
+        # Spelled out: `replace` takes more than twice as long, once for every parameter and direction.
         return Stream(place.seed, self._words[name], place.step, place.query, place.lane)
 
     def forget(self) -> None:
@@ -114,16 +114,26 @@ class Directions:
                 self._masked.add((place, name))
         return z.to(wide_dtype(part.flat.dtype))
 
-    def motion(self, name: str, places: Sequence[Stream], coefficients: Tensor) -> Motion:
-        """Return the subtraction of sum_i coefficients[i] z_i from a parameter's selected weights, without rounding.
+    def motion(
+        self,
+        name: str,
+        places: Sequence[Stream],
+        coefficients: Tensor,
+        decay: Tensor | None = None,
+        rounding: Rounding = "nearest",
+    ) -> Motion:
+        """Return the subtraction of sum_i coefficients[i] z_i + decay theta from a parameter's selected weights.
 
         Args:
             name: of the parameter.
             places: the step and query of each direction.
             coefficients: of the counters' numbers, in the dtype of the weight's arithmetic [queries].
+            decay: in that dtype too [], or None for no decay.
+            rounding: how half-precision weights are rounded.
         """
         streams = [self.stream(name, place) for place in places]
-        return Motion(self._kind, streams, coefficients, selection=self.selections.get(name))
+        words = self._rounding_stream(name, places[0], rounding)
+        return Motion(self._kind, streams, coefficients, decay, self.selections.get(name), words)
 
     def fill(self, out: Tensor, weight: Tensor, motion: Motion, first: int = 0) -> None:
         """Write what a motion leaves of a weight into `out`, both flat [n]; the first element is number `first`."""
@@ -143,58 +153,38 @@ class Directions:
         return torch.cat([summed_rows(*part, motion, self.compiler) for part in _some_at_a_time(rows, numbers)])
 
     def subtract(
-        self,
-        places: Sequence[Stream],
-        steps: Mapping[str, Step],
-        rounding: Rounding,
-        only_rows: Mapping[str, Tensor] | None = None,
+        self, turns: Sequence[Turn], rounding: Rounding, only_rows: Mapping[str, Tensor] | None = None
     ) -> None:
-        """Subtract sum_i coefficients[i] z_i + decay theta from every selected weight.
+        """Subtract sum_i coefficients[i] z_i + decay theta from every selected weight, for one turn after the other.
 
         Args:
-            places: the step and query of each direction.
-            steps: each parameter's coefficients and decay, by name.
+            turns: what is subtracted; of several, as many as can be go through a weight in one pass.
             rounding: how half-precision weights are rounded.
             only_rows: for some parameters, the rows to be moved [n], in any order and with repetitions; all others of
                 them stay.
         """
         reshard(self._units)
-        of = self.on_counters(places, steps)
-        for piece in self._small_pieces(places, of, rounding):
-            piece.subtract(piece.estimate, of[piece.name].decay)
-        for name, parameter in self._large():
-            motion = self._update(name, places, of[name], rounding)
+        small, on_counters = self._small(), [Turn(places, self.on_counters(places, steps)) for places, steps in turns]
+        for places, of in on_counters:
+            for piece in self._pieces(small, places, of, rounding):
+                piece.subtract(piece.estimate, of[piece.name].decay)
+        for name, parameter in self._large().items():
+            motions = [
+                self.motion(name, places, of[name].coefficients, of[name].decay, rounding) for places, of in on_counters
+            ]
             if only_rows is not None and name in only_rows:
-                numbers, table = only_rows[name], parameter.detach().flatten(1)
-                moved = table[numbers]
-                self.move_rows(moved, numbers, motion)
-                # Repeated rows are written more than once, each time the same.
-                table[numbers] = moved
+                self._subtract_from_rows(parameter.detach().flatten(1), only_rows[name], motions)
             else:
                 part = local_part(parameter)
-                subtract(part.flat, motion, self.compiler, first=part.first, within=range(part.size))
+                subtract_in_turn(part.flat, motions, self.compiler, part.first, range(part.size))
         self._moved()
 
-    def subtract_in_turn(self, turns: Sequence[Turn], rounding: Rounding) -> None:
-        """Do what `subtract` does for each turn, one after the other, in as few passes as it takes."""
-        reshard(self._units)
-        motions: dict[str, list[Motion]] = {}
-        for places, steps in turns:
-            of = self.on_counters(places, steps)
-            for piece in self._small_pieces(places, of, rounding):
-                piece.subtract(piece.estimate, of[piece.name].decay)
-            for name, _ in self._large():
-                motions.setdefault(name, []).append(self._update(name, places, of[name], rounding))
-        for name, parameter in self._large():
-            part = local_part(parameter)
-            subtract_in_turn(part.flat, motions[name], self.compiler, part.first, range(part.size))
-        self._moved()
-
-    def _update(self, name: str, places: Sequence[Stream], step: Step, rounding: Rounding) -> Motion:
-        """Return the motion of a parameter, with its decay, that is rounded."""
-        streams = [self.stream(name, place) for place in places]
-        words = self._rounding_stream(name, places[0], rounding)
-        return Motion(self._kind, streams, step.coefficients, step.decay, self.selections.get(name), words)
+    def _subtract_from_rows(self, table: Tensor, numbers: Tensor, motions: Sequence[Motion]) -> None:
+        for motion in motions:
+            moved = table[numbers]
+            self.move_rows(moved, numbers, motion)
+            # Repeated rows are written more than once, each time the same.
+            table[numbers] = moved
 
     def pieces(self, places: Sequence[Stream], shares: Tensor, rounding: Rounding) -> Iterator[Piece]:
         """Yield all parameters in pieces of bounded size, each with sum_i shares[i] z_i.
@@ -206,16 +196,17 @@ class Directions:
         """
         reshard(self._units)
         of = self.on_counters(places, dict.fromkeys(self.moving, Step(shares, None)))
-        yield from self._small_pieces(places, of, rounding)
-        for name, parameter in self._large():
+        yield from self._pieces(self._small(), places, of, rounding)
+        for name, parameter in self._large().items():
             motion = self.motion(name, places, of[name].coefficients)
             words = self._rounding_stream(name, places[0], rounding)
             yield from in_pieces(name, local_part(parameter), motion, words, self.compiler)
         self._moved()
 
-    def _small_pieces(self, places: Sequence[Stream], of: Mapping[str, Step], rounding: Rounding) -> Iterator[Piece]:
-        """Yield every small parameter that moves, as far as it is here, with sum_i coefficients[i] z_i."""
-        parts = {name: local_part(p) for name, p in self.moving.items() if self.is_small(name)}
+    def _pieces(
+        self, parts: Mapping[str, Part], places: Sequence[Stream], of: Mapping[str, Step], rounding: Rounding
+    ) -> Iterator[Piece]:
+        """Yield small parameters, as far as they are here, with sum_i coefficients[i] z_i."""
         sums: dict[str, Tensor] = {}
         for query, place in enumerate(places):
             for name, part in parts.items():
@@ -229,8 +220,11 @@ class Directions:
             own = words[name][part.first : part.first + weight.numel()] if name in rounds else None
             yield Piece(name, 0, weight, sums[name], mask, own)
 
-    def _large(self) -> list[tuple[str, nn.Parameter]]:
-        return [(name, parameter) for name, parameter in self.moving.items() if not self.is_small(name)]
+    def _small(self) -> dict[str, Part]:
+        return {name: local_part(parameter) for name, parameter in self.moving.items() if self.is_small(name)}
+
+    def _large(self) -> dict[str, nn.Parameter]:
+        return {name: parameter for name, parameter in self.moving.items() if not self.is_small(name)}
 
     def _rounding_stream(self, name: str, place: Stream, rounding: Rounding) -> Stream | None:
         if rounding == "nearest" or self.parameters[name].dtype not in _HALF:

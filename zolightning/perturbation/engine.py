@@ -149,7 +149,7 @@ class Engine:
         if self._in_place is not None:
             self._in_place.restore()
 
-    def update(self, places: list[Stream], steps: Mapping[str, Step]) -> None:
+    def update(self, places: Sequence[Stream], steps: Mapping[str, Step]) -> None:
         """Subtract sum_i coefficients[i] z_i + decay theta from every selected weight.
 
         Args:
@@ -158,18 +158,18 @@ class Engine:
         """
         rounding = self.options.rounding
         if self._in_place is not None:
-            places, merged = self._in_place.homeward(places, dict(steps))
-            self.directions.subtract(places, merged, rounding)
+            places, merged = self._in_place.homeward(places, steps)
+            self.directions.subtract([Turn(places, merged)], rounding)
             self._in_place.arrived()
             return
         only = None
         if self.options.idle_rows == "skip":
             only = {name: torch.cat(rows) for name, rows in self._rows.items() if rows is not None}
-        self.directions.subtract(places, steps, rounding, only)
+        self.directions.subtract([Turn(places, steps)], rounding, only)
 
     def update_in_turn(self, turns: Sequence[Turn]) -> None:
         """Do what as many calls of `update` would in fewer passes; not for in-place probes or idle rows that stay."""
-        self.directions.subtract_in_turn(turns, self.options.rounding)
+        self.directions.subtract(turns, self.options.rounding)
 
     def pieces(self, places: list[Stream], shares: Tensor) -> Iterator[Piece]:
         """Yield all parameters in pieces of bounded size, each with sum_i shares[i] z_i, from where they belong.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from zolightning.perturbation.directions import Directions
 from zolightning.perturbation.noise import Stream
-from zolightning.perturbation.steps import Step
+from zolightning.perturbation.steps import Step, Turn
 
 
 class InPlace:
@@ -41,7 +42,9 @@ class InPlace:
             self._subtract([self._at[0]], [self._at[1]])
             self._at = None
 
-    def homeward(self, places: list[Stream], steps: dict[str, Step]) -> tuple[list[Stream], dict[str, Step]]:
+    def homeward(
+        self, places: Sequence[Stream], steps: Mapping[str, Step]
+    ) -> tuple[Sequence[Stream], Mapping[str, Step]]:
         """Return places and steps that also take the weights back to where they belong; then call `arrived`."""
         if self._at is None:
             return places, steps
@@ -58,7 +61,7 @@ class InPlace:
 
     def _subtract(self, places: list[Stream], coefficients: list[float]) -> None:
         step = Step(self._coefficients(coefficients), None)
-        self._directions.subtract(places, dict.fromkeys(self._directions.moving, step), "nearest")
+        self._directions.subtract([Turn(places, dict.fromkeys(self._directions.moving, step))], "nearest")
 
     def _coefficients(self, values: list[float]) -> Tensor:
         device = next(iter(self._directions.parameters.values())).device

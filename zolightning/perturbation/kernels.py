@@ -109,13 +109,21 @@ def subtract_tiles(outs: Planes | None, weights: Planes, moving: Moving) -> None
         out.copy_(stepped(weight, change, words))
 
 
-def subtract_turns(weights: Planes, turns: Sequence[Moving]) -> None:
-    """Do what `subtract` says to the planes of some tiles in their own place, one motion after the other, unrounded."""
+def subtract_turns(weights: Planes, where: Counters, places: Tensor, coefficients: Tensor) -> None:
+    """Do what `subtract` says to the planes of some tiles in their own place, one motion after the other, unrounded.
+
+    Args:
+        weights: the planes.
+        where: the counters of each motion's one direction, of signs, but for its place.
+        places: of the directions, int64 [1, motions x 22, 16].
+        coefficients: of the directions [1, motions].
+    """
     moved = list(weights)
-    for moving in turns:
-        moved = [
-            stepped(weight, change, None) for weight, change in zip(moved, _tile_changes(moved, moving), strict=True)
-        ]
+    count = coefficients.size(1)
+    for place, coefficient in zip(places.chunk(count, 1), coefficients.chunk(count, 1), strict=True):
+        moving = Moving("signs", [where._replace(place=place)], coefficient, None, None, None)
+        changes = _tile_changes(moved, moving)
+        moved = [stepped(weight, change, None) for weight, change in zip(moved, changes, strict=True)]
     for weight, new in zip(weights, moved, strict=True):
         weight.copy_(new)
 

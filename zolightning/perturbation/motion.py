@@ -24,7 +24,7 @@ from zolightning.perturbation.kernels import (
     sum_tiles,
 )
 from zolightning.perturbation.masks import NUMBERS, Selection, level
-from zolightning.perturbation.noise import TILE, Counters, Stream, counters, firsts, unit
+from zolightning.perturbation.noise import TILE, Counters, Stream, counters, firsts, place_on, unit
 from zolightning.perturbation.ranges import BITS, Kind, words_for
 from zolightning.perturbation.rounding import wide_dtype
 from zolightning.perturbation.windows import chunks_of, framed, overlap, windows
@@ -34,7 +34,7 @@ _CHUNK = {"cpu": 1 << 20}
 _LARGE_CHUNK = 1 << 24
 # The same for several motions at once, which take less memory traffic than calls.
 _TURNS_CHUNK = {"cpu": 1 << 22}
-# As many: with eight a processor takes longer for each, and a compiler twice as long.
+# As many: with eight, the processor this was tried on took longer for each, and the compiler 1.5 times as long.
 TOGETHER = 4
 
 
@@ -95,31 +95,52 @@ def subtract_in_turn(
 
     Args:
         weight: as `subtract` has it.
-        motions: what to subtract, in their order.
+        motions: what to subtract, of one parameter, in their order.
         compiler: as `subtract` has it.
         first: as `subtract` has it.
         within: as `subtract` has it.
     """
-    here, rounds = range(first, first + weight.numel()), weight.dtype != wide_dtype(weight.dtype)
-    size = _TURNS_CHUNK.get(weight.device.type, _LARGE_CHUNK)
-    for chunk in chunks_of(here if within is None else within, size):
-        if not (held := overlap(chunk, here)):
-            continue
-        part = weight[held.start - first : held.stop - first]
-        tiles = _Tiles(weight.device, chunk.start // TILE, len(chunk) // TILE)
-        for number in range(0, len(motions), TOGETHER):
-            some = motions[number : number + TOGETHER]
-            light = len(some) == TOGETHER and all(map(_is_light, some)) and not rounds
-            if light and held == chunk and len(chunk) % TILE == 0:
-                turns = [_moving(motion, weight.dtype, tiles) for motion in some]
-                compiler.run(subtract_turns, len(chunk) // unit(1), _planes(part), turns)
-                continue
-            for motion in some:
-                subtract(part, motion, compiler, first=held.start, within=chunk)
+    whole = range(first, first + weight.numel()) if within is None else within
+    light = weight.dtype == wide_dtype(weight.dtype) and all(map(_is_light, motions))
+    together = len(motions) // TOGETHER * TOGETHER if light else 0
+    if together:
+        _run_turns(weight, motions[:together], compiler, first, whole)
+    for motion in motions[together:]:
+        subtract(weight, motion, compiler, first=first, within=whole)
 
 
 def _is_light(motion: Motion) -> bool:
     return motion.kind == "signs" and len(motion.streams) == 1 and motion.decay is None and motion.selection is None
+
+
+def _run_turns(weight: Tensor, motions: Sequence[Motion], compiler: Compiler, first: int, whole: range) -> None:
+    """Subtract light motions, chunk by chunk; what is not wholly here, or no whole tile, one motion a pass."""
+    here, device = range(first, first + weight.numel()), weight.device
+    # What one pass after the other takes: of all motions but for their places, counters are the same.
+    turns, tiled = _turns(motions, device), whole[: len(whole) // TILE * TILE]
+    for chunk in chunks_of(tiled, _TURNS_CHUNK.get(device.type, _LARGE_CHUNK)):
+        if overlap(chunk, here) == chunk:
+            where = _Tiles(device, chunk.start // TILE, len(chunk) // TILE).noise("signs", motions[0].streams[0])
+            planes = _planes(weight[chunk.start - first : chunk.stop - first])
+            compiler.run_each(subtract_turns, len(chunk) // unit(1), (planes, where), turns)
+        else:
+            _run_singly(weight, motions, compiler, first, chunk)
+    _run_singly(weight, motions, compiler, first, whole[len(tiled) :])
+
+
+def _run_singly(weight: Tensor, motions: Sequence[Motion], compiler: Compiler, first: int, part: range) -> None:
+    """Subtract motions from what is here of a part of the parameter, a pass for each."""
+    if held := overlap(part, range(first, first + weight.numel())):
+        for motion in motions:
+            subtract(weight[held.start - first : held.stop - first], motion, compiler, first=held.start, within=part)
+
+
+def _turns(motions: Sequence[Motion], device: torch.device) -> list[list[Tensor]]:
+    """Return the places and the coefficients of light motions, of as many as go together."""
+    places = torch.cat([place_on(motion.streams[0], device) for motion in motions])
+    coefficients = torch.cat([motion.coefficients for motion in motions]).view(-1, 1, TOGETHER)
+    together = places.view(coefficients.size(0), 1, -1, places.size(2))
+    return [list(turn) for turn in zip(together.unbind(), coefficients.unbind(), strict=True)]
 
 
 def sum_into(

@@ -31,7 +31,7 @@ class Step:
 
 
 class Turn(NamedTuple):
-    """One of several updates that follow each other.
+    """An update of all that moves; several follow each other.
 
     Args:
         places: the step and query of each direction.

@@ -126,3 +126,11 @@ class Strategy(ABC):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore what `state_dict` returned."""
+
+
+def logged(strategy: Strategy, optimizer: Optimizer) -> dict[str, Tensor]:
+    """Return what a run logs of the last step beside its loss, as `train/<name>`; tensors stay on their device."""
+    metrics, skipped = strategy.metrics(optimizer), strategy.skipped(optimizer)
+    if skipped is not None:
+        metrics["skipped"] = skipped[0].float()
+    return {f"train/{name}": value for name, value in metrics.items()}
