@@ -4,8 +4,7 @@
 
 Every strategy takes steps on the same global batch in both layouts: `zo_ddp`, where each process holds the whole model,
 and `zo_fsdp`, where each holds some rows of every weight. Memory is the most bytes held in a step above the weights,
-with gradients, optimizer state, scratch and what a forward gathers; of the process that holds most. Without torchrun it
-is one process.
+with gradients, optimizer state, scratch and what a forward gathers; of the process that holds most.
 """
 
 from __future__ import annotations
@@ -16,21 +15,19 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
 from rich.table import Table
 from torch import Tensor, nn
 
-import zolightning
 from bench.contenders import EPS, KEEP_RATIO, LR, Contender, Step
 from bench.measure import Bench, Result
-from bench.shapes import SHAPES, build
-from bench.terminal import set_up
+from bench.shapes import build
+from bench.terminal import add_work, described, place, set_up, versions
 from bench.workload import Workload, classification_loss, random_work
 from zolightning.closures import BatchLoss
-from zolightning.models.loading import Dtype
 from zolightning.models.sharding import shard
 from zolightning.optim.ranks import Ranks
 from zolightning.optim.together import train_together
@@ -57,28 +54,21 @@ class Classification:
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shape", default="llama-15m", help=f"{', '.join(SHAPES)}, or a folder of a model")
-    parser.add_argument("--dtype", choices=get_args(Dtype), default="float32", help="of the weights (float32)")
-    parser.add_argument("--batch", type=int, default=16, help="examples in the batch of all processes (16)")
-    parser.add_argument("--length", type=int, default=64, help="tokens of each prompt (64)")
+    parser = described(__doc__)
+    add_work(parser)
     parser.add_argument("--rounds", type=int, default=5, help="in which each is timed once (5)")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--threads", type=int, help="of the CPU, a process; default: torch's")
-    return parser.parse_args(arguments)
+    found = parser.parse_args(arguments)
+    if not (dist.is_initialized() or dist.is_torchelastic_launched()):
+        parser.error("start it with torchrun, as above: it measures processes that work together")
+    return found
 
 
 @contextmanager
 def joined(device: torch.device) -> Iterator[Ranks]:
-    """Meet the processes that torchrun has started, or be alone."""
+    """Meet the processes that torchrun has started, if they have not met."""
     met = dist.is_initialized()
     if not met:
-        backend, timeout = "nccl" if device.type == "cuda" else "gloo", timedelta(minutes=10)
-        if "RANK" in os.environ:
-            dist.init_process_group(backend, timeout=timeout)
-        else:
-            store = torch._C._distributed_c10d.HashStore()
-            dist.init_process_group(backend, timeout=timeout, store=store, rank=0, world_size=1)
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(minutes=10))
     try:
         yield Ranks(dist.get_rank(), dist.get_world_size())
     finally:
@@ -160,11 +150,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with joined(device) as ranks:
         table = compared(found, ranks, device)
     if ranks.rank == 0:
-        place = (
-            torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads each"
-        )
-        title = f"{found.shape}, {found.dtype}, {found.batch} x {found.length} tokens, {ranks.size} x {place}, torch"
-        console.print(f"{title} {torch.__version__}, zolightning {zolightning.__version__}", soft_wrap=True)
+        title = f"{found.shape}, {found.dtype}, {found.batch} x {found.length} tokens"
+        console.print(f"{title}, {ranks.size} x ({place(found.device)}), {versions()}", soft_wrap=True)
         console.print(table)
 
 

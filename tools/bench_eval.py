@@ -32,9 +32,8 @@ from rich.table import Table
 from torch import nn
 from transformers import PreTrainedModel
 
-import zolightning
 from bench.candidates import Candidates, scores_of
-from bench.terminal import set_up
+from bench.terminal import add_machine, described, place, set_up, versions
 from zolightning import tasks
 from zolightning.evaluation import evaluate
 from zolightning.models.loading import load_model, load_tokenizer, max_positions
@@ -89,7 +88,7 @@ def _needs_nothing(kind: type[Task]) -> bool:
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = described(__doc__)
     parser.add_argument("--backbone", default="sample", help="folder or hub id of a causal language model (sample)")
     parser.add_argument("--task", choices=sorted(kinds()), default="SampleReviews", help="(SampleReviews)")
     parser.add_argument("--data-dir", metavar="FOLDER", help="the official files; default: the hub")
@@ -97,8 +96,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--examples", type=int, help="at most so many; default: the task's number")
     parser.add_argument("--batch", type=int, default=64, help="examples in a batch of ours (64)")
     parser.add_argument("--repeats", type=int, default=5, help="rounds (5)")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--threads", type=int, help="of the CPU; default: torch's")
+    add_machine(parser)
     found = parser.parse_args(arguments)
     if found.repeats < 1:
         parser.error("--repeats must be at least 1")
@@ -207,10 +205,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     ways = make_ways(found)
     measure(ways, found.repeats, console)
     first, last = ways[0], ways[-1]
-    place = torch.cuda.get_device_name() if found.device != "cpu" else f"CPU, {torch.get_num_threads()} threads"
     title = (
         f"{Path(found.backbone).name} on {first.examples:,} examples of {found.task}, float32, "
-        f"batches of {found.batch}, {place}, torch {torch.__version__}, zolightning {zolightning.__version__}"
+        f"batches of {found.batch}, {place(found.device)}, {versions()}"
     )
     console.print(table_of(ways, title))
     ratios = [one / other for one, other in zip(first.seconds, last.seconds, strict=True)]

@@ -22,14 +22,12 @@ from typing import get_args
 import torch
 from rich.table import Table
 
-import zolightning
-from bench.shapes import SHAPES, build
-from bench.terminal import set_up
+from bench.shapes import build
+from bench.terminal import add_work, described, place, set_up, versions
 from bench.workload import random_work
 from zolightning.journal import JournalWriter, read, replay
 from zolightning.journal.identity import describe
 from zolightning.journal.layout import FORMAT
-from zolightning.models.loading import Dtype
 from zolightning.optim.records import Taken
 from zolightning.optim.zeroth_order import ZerothOrderOptimizer
 from zolightning.perturbation.options import Distribution, EngineOptions
@@ -37,17 +35,12 @@ from zolightning.perturbation.options import Distribution, EngineOptions
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shape", default="llama-15m", help=f"{', '.join(SHAPES)}, or a folder of a model")
-    parser.add_argument("--dtype", choices=get_args(Dtype), default="float32", help="of the weights")
+    parser = described(__doc__)
+    add_work(parser)
     parser.add_argument("--distribution", choices=get_args(Distribution), default="gaussian", help="of the directions")
-    parser.add_argument("--batch", type=int, default=16, help="examples in the batch")
-    parser.add_argument("--length", type=int, default=64, help="tokens of each prompt")
     parser.add_argument("--every", type=int, default=100, help="steps whose records are written at once (100)")
     parser.add_argument("--rounds", type=int, default=11, help="(11)")
     parser.add_argument("--folder", type=Path, help="where to write the journal; default: a temporary folder")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--threads", type=int, help="of the CPU; default: torch's")
     return parser.parse_args(arguments)
 
 
@@ -102,12 +95,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     console = set_up(found.threads)
     with tempfile.TemporaryDirectory(dir=found.folder) as folder:
         medians = measure(found, Path(folder))
-    place = torch.cuda.get_device_name() if found.device != "cpu" else f"CPU, {torch.get_num_threads()} threads"
-    title = (
-        f"{found.shape}, {found.dtype}, {found.distribution}, {found.batch} x {found.length} tokens, {place}, torch "
-        f"{torch.__version__}, zolightning {zolightning.__version__}"
-    )
-    console.print(title, soft_wrap=True)
+    title = f"{found.shape}, {found.dtype}, {found.distribution}, {found.batch} x {found.length} tokens"
+    console.print(f"{title}, {place(found.device)}, {versions()}", soft_wrap=True)
     table = Table("")
     for column in ("ms", "of a step"):
         table.add_column(column, justify="right")

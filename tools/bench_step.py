@@ -25,7 +25,7 @@ import importlib.util
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import torch
 import transformers
@@ -38,9 +38,8 @@ from bench.contenders import Contender, contenders
 from bench.measure import Bench, Result
 from bench.plot import draw
 from bench.shapes import SHAPES, build
-from bench.terminal import set_up
+from bench.terminal import add_work, described, set_up
 from bench.workload import Workload, random_work, sst2_work
-from zolightning.models.loading import Dtype
 from zolightning.perturbation.compiler import Compilations
 
 Row = dict[str, Any]
@@ -48,14 +47,9 @@ Row = dict[str, Any]
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shape", default="llama-15m", help=f"{', '.join(SHAPES)}, or a folder of a model")
-    parser.add_argument("--dtype", choices=get_args(Dtype), default="float32", help="of the weights")
-    parser.add_argument("--batch", type=int, default=16, help="examples in the batch")
-    parser.add_argument("--length", type=int, default=64, help="tokens of each random prompt")
+    parser = described(__doc__)
+    add_work(parser)
     parser.add_argument("--steps", type=int, default=11, help="rounds, so timed steps of each method")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--threads", type=int, help="of the CPU; default: torch's")
     parser.add_argument("--only", help="names of rows, with commas between them")
     parser.add_argument("--data", metavar="FOLDER", help="take the batch from the official files of SST-2")
     parser.add_argument("--tokenizer", metavar="FOLDER", help="with --data; default: the one in the --shape folder")

@@ -8,18 +8,17 @@ and activations; `bench_step.py` has the time of a step with one block.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
 from bench.contenders import EPS, LR, of_strategy
 from bench.measure import Bench, Result
-from bench.shapes import SHAPES, build
+from bench.shapes import build
+from bench.terminal import add_work, described, set_up
 from bench.workload import random_work
 from zolightning.optim.blocks import layers_of
 from zolightning.strategies import ZOSGD, FOAdam, HybridZOFO
@@ -29,15 +28,11 @@ _MIB = 1 << 20
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print the table, and draw what was asked for."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shape", default="llama-15m", help=f"{', '.join(SHAPES)}, or a folder of a model")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of the weights (float32)")
-    parser.add_argument("--batch", type=int, default=16, help="examples in the batch (16)")
-    parser.add_argument("--length", type=int, default=64, help="tokens of each prompt (64)")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser = described(__doc__)
+    add_work(parser)
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw memory by blocks there, a PNG")
     found = parser.parse_args(arguments)
-    device = torch.device(found.device)
+    console, device = set_up(found.threads), torch.device(found.device)
     work = random_work(build(found.shape, found.dtype, device), found.batch, found.length, device)
     blocks = len(list(layers_of(work.model)))
     chosen = [
@@ -52,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     table = Table("first-order blocks", "peak MiB above weights", title=title)
     for result in results:
         table.add_row(result.contender.name, "out of memory" if result.peak is None else f"{result.peak / _MIB:,.1f}")
-    Console().print(table)
+    console.print(table)
     if found.plot:
         draw(results, title, found.plot)
 

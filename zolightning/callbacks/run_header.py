@@ -66,9 +66,10 @@ def identity_of(header: dict[str, Any]) -> dict[str, Any]:
 
 
 def settings_in(header: dict[str, Any]) -> dict[str, object]:
-    """Return what a header tells of a run's strategy and task, by name."""
+    """Return what a header tells of a run's model, strategy and task, by name."""
     strategy: dict[str, object] = header["strategy"]["settings"]
-    return strategy | {f"data.{name}": value for name, value in header["data"].items()}
+    parts = {f"{part}.{name}": value for part in ("model", "data") for name, value in header[part].items()}
+    return strategy | parts
 
 
 def _plain(values: dict[str, object]) -> dict[str, object]:
