@@ -11,6 +11,7 @@ from lightning.pytorch import LightningDataModule, Trainer
 from torch import Tensor, nn
 
 from zolightning import FineTuner
+from zolightning.callbacks import LastCheckpoint
 from zolightning.closures import BatchLoss
 from zolightning.errors import ConfigurationError
 from zolightning.models.batch import OptionBatch
@@ -157,6 +158,16 @@ def test_the_strategys_own_state_is_saved_and_restored(tmp_path: Path) -> None:
     again = Trainer(max_steps=3, default_root_dir=tmp_path, **settings)
     again.fit(FineTuner("sample", resumed), datamodule=sample_task(), ckpt_path=tmp_path / "state.ckpt")
     assert resumed.count == 3
+
+
+def test_a_complete_run_that_reports_nothing_ends_at_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    settings: dict[str, Any] = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False, "max_steps": 2}
+    caplog.set_level("INFO")
+    for path in (None, tmp_path / "checkpoints" / "last.ckpt"):
+        trainer = Trainer(default_root_dir=tmp_path, callbacks=[LastCheckpoint()], **settings)
+        trainer.fit(FineTuner("sample", ZOSGD(lr=1e-4, eps=1e-3)), datamodule=sample_task(), ckpt_path=path)
+        assert trainer.global_step == 2
+    assert "without its results" not in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import AutoConfig, AutoTokenizer, LlamaForCausalLM
 
 from tests.helpers.runs import FORWARDS, STRATEGIES, curves, fit, newest, recipe, weights
 from zolightning.callbacks import Export
@@ -88,11 +89,19 @@ def test_a_checkpoint_that_does_not_fit_is_refused(tmp_path: Path, capsys: pytes
     run = fit(config)
     best = (run / "best" / "model.safetensors").read_bytes()
     adam = ["--model.strategy=FOAdam", "--model.strategy.lr=0.001"]
+    small = AutoConfig.from_pretrained(MODEL)
+    small.num_hidden_layers += 1
+    LlamaForCausalLM(small).save_pretrained(tmp_path / "small")
+    AutoTokenizer.from_pretrained(MODEL).save_pretrained(tmp_path / "small")
     for flags, message in (
         ([], "complete at step 10"),
         ([*adam, "--trainer.max_steps=20"], "FOAdam cannot go on from"),
         (["--model.dtype=bfloat16", "--trainer.max_steps=20"], "model.dtype=float32"),
         (["--model.scheme=lora", "--trainer.max_steps=20"], "model.scheme=full"),
+        (
+            [f"--model.backbone={tmp_path}/small", "--trainer.max_steps=20"],
+            "input_layernorm.weight is missing, this model's of [",
+        ),
     ):
         with pytest.raises(SystemExit):
             main(["fit", "--config", str(config), "--ckpt_path=last", *flags])
@@ -177,7 +186,7 @@ def test_a_complete_run_is_refused_unless_its_results_are_missing(
         main(["fit", "--config", str(config), "--ckpt_path=last"])
     assert "complete at step 10; to go on, raise trainer.max_steps" in capsys.readouterr().err
     told, model = json.loads((run / "result.json").read_text()), (run / "best" / "model.safetensors").read_bytes()
-    (run / "result.json").unlink()
+    (run / "result.json").write_text("{ spoiled")
     shutil.rmtree(run / "best")
     caplog.set_level("INFO")
     assert fit(config, "--ckpt_path=last") == run
@@ -203,3 +212,15 @@ def test_results_of_fewer_steps_do_not_stand_for_a_run_that_went_on(
     assert not (run / "result.json").exists()
     fit(config, "--ckpt_path=last", "--trainer.max_steps=12")
     assert json.loads((run / "result.json").read_text())["steps"] == 12
+
+
+def test_best_weights_that_are_gone_are_told(tmp_path: Path) -> None:
+    config = recipe(tmp_path, "FOSGD")
+    run = fit(config)
+    (run / "result.json").unlink()
+    (run / "checkpoints" / "best.ckpt").unlink()
+    with pytest.warns(UserWarning, match=r"best.ckpt, the best weights, is gone"):
+        fit(config, "--ckpt_path=last")
+    last = weights(run / "checkpoints" / "last.ckpt")
+    exported = load_file(run / "best" / "model.safetensors")
+    assert all(torch.equal(exported[name], last[f"model.{name}"]) for name in exported)

@@ -27,6 +27,7 @@ from zolightning.journal import read
 from zolightning.runs import check_writable, is_journal, resolve_checkpoint, version_of
 from zolightning.suggestions import suggest
 from zolightning.tasks import Task
+from zolightning.trainers import callbacks_of
 
 # A full disk, a quota, a limit of a process.
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -137,7 +138,7 @@ class CLI(LightningCLI):
         """
         if self._journal is None:
             return
-        keeper = next(one for one in self.trainer.callbacks if isinstance(one, callbacks.Journal))  # type: ignore[attr-defined]
+        keeper = callbacks_of(self.trainer, callbacks.Journal)[0]
         keeper.source = self._journal
         # Of what an adapter draws, and in a run that goes on of directions and batches.
         self.model.seed = read(self._journal).header["seed"]

@@ -15,12 +15,6 @@ if TYPE_CHECKING:
 PATIENCE = 10
 
 
-def logs_now(trainer: Trainer) -> bool:
-    """Return whether this step is one of those that `trainer.log_every_n_steps` picks; 0 picks none."""
-    every = int(trainer.log_every_n_steps)  # type: ignore[attr-defined]
-    return every > 0 and trainer.global_step % every == 0
-
-
 def stop_if_diverged(trainer: Trainer, skipped: Tensor | None) -> None:
     """Stop once too many steps in a row have been skipped.
 

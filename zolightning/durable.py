@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -43,7 +44,11 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         raise
     folder = os.open(path.parent, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        # The name, too, must be on the disk.
-        os.fsync(folder)
+        # The name, too, is to be on the disk; some file systems have no such thing for a folder, and the file is there.
+        try:
+            os.fsync(folder)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):
+                raise
     finally:
         os.close(folder)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -49,6 +49,12 @@ class Evaluation(nn.Module):
         if own is not None:
             self.loss.update(loss, self._task.loss_weight(own))
             self.metrics.update(**outcome)
+
+    def predictions(self, model: nn.Module, batch: OptionBatch) -> list[dict[str, Any]]:
+        """Return what there is to tell of each example of this rank's share of a batch, the same on every rank."""
+        own = own_share(batch, self.ranks)
+        told = self._task.predictions(model, stand_in(batch) if own is None else own)
+        return [] if own is None else told
 
     def compute(self) -> dict[str, Tensor]:
         """Return every metric [] over all batches so far, by name, and begin anew."""

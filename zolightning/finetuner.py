@@ -18,8 +18,9 @@ from typing_extensions import override
 from zolightning import resume
 from zolightning.checks import check_objective_fits, check_trainer
 from zolightning.closures import BatchLoss
+from zolightning.distributed import Termination
 from zolightning.distributed.loading import load_on
-from zolightning.divergence import logs_now, stop_if_diverged
+from zolightning.divergence import stop_if_diverged
 from zolightning.errors import ConfigurationError, check_choice
 from zolightning.evaluation import Evaluation
 from zolightning.models import loading
@@ -30,9 +31,9 @@ from zolightning.optim.ranks import Ranks
 from zolightning.optim.recipe import Recipe
 from zolightning.optim.together import RankUse, train_together
 from zolightning.perturbation.phases import phase
-from zolightning.shares import own_share, stand_in
-from zolightning.strategies import Strategy
+from zolightning.strategies.base import Strategy, logged
 from zolightning.tasks import Task
+from zolightning.trainers import logs_now, task_of, validate
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -100,15 +101,13 @@ class FineTuner(LightningModule):
         self.automatic_optimization = False
         self.scheme = Scheme(scheme, layers)
         self.strict_loading = self.scheme.whole
-        self.backbone = backbone
+        self.backbone, self.bos, self.seed = backbone, bos, seed
         self.strategy = strategy
         self.strategy_settings = resume.strategy_settings(strategy)
         self.dtype_name: Dtype = dtype
         self.attention: Attention = attention
-        self.bos = bos
         self.micro_batch_size = micro_batch_size
         self.lr_scheduler = lr_scheduler
-        self.seed = seed
         check_choice("ranks", ranks, get_args(RankUse))
         self.use_of_ranks: RankUse = ranks
         self.model: nn.Module | None = None
@@ -116,7 +115,7 @@ class FineTuner(LightningModule):
         self._recipe: Recipe | None = None
         self._resumed: dict[str, Any] | None = None
         self._validated_at = -1
-        self._holds_best = False
+        self._settled = False
         self._evaluation: Evaluation | None = None
 
     # Set-up
@@ -125,12 +124,12 @@ class FineTuner(LightningModule):
     def configure_callbacks(self) -> list[Callback]:
         """Check the Trainer: this is the first that Lightning asks of a module, before its own, less helpful checks."""
         check_trainer(self.trainer)
-        return []
+        return [Termination()] if self.trainer.world_size > 1 else []
 
     @override
     def setup(self, stage: str) -> None:
         """Let the task tokenise its examples; nothing large has been loaded yet, so bad input is found early."""
-        self.forward_passes, self._validated_at, self._resumed, self._holds_best = 0, -1, None, False
+        self.forward_passes, self._validated_at, self._resumed, self._settled = 0, -1, None, False
         check_objective_fits(self.strategy, self.task)
         if self.processes.size > 1:
             # Each may have drawn its own, and would take steps of its own.
@@ -157,9 +156,8 @@ class FineTuner(LightningModule):
         train_together(optimizer, self.processes, self.use_of_ranks)
         scheduler = None if self.lr_scheduler is None else self.lr_scheduler(optimizer)
         self._recipe = Recipe(optimizer, scheduler)
-        if scheduler is None:
-            return optimizer
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        schedule = {} if scheduler is None else {"lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        return {"optimizer": optimizer, **schedule}
 
     @property
     def network(self) -> nn.Module:
@@ -170,15 +168,8 @@ class FineTuner(LightningModule):
 
     @property
     def task(self) -> Task:
-        """The task, which the Trainer was given as its datamodule.
-
-        Raises:
-            ConfigurationError: if the Trainer has none.
-        """
-        task = self.trainer.datamodule  # type: ignore[attr-defined]
-        if not isinstance(task, Task):
-            raise ConfigurationError(f"FineTuner needs a Task as datamodule, got {type(task).__name__}")
-        return task
+        """The task, which the Trainer was given as its datamodule; raises as `task_of` does."""
+        return task_of(self.trainer)
 
     @property
     def run_seed(self) -> int:
@@ -211,23 +202,17 @@ class FineTuner(LightningModule):
     @override
     def training_step(self, batch: OptionBatch, batch_idx: int) -> None:
         """Let the strategy take one step on a batch."""
-        optimizer = self.optimizers()
+        optimizer, average = self.optimizers(), self.use_of_ranks == "data"
         assert isinstance(optimizer, LightningOptimizer)
         lr = optimizer.param_groups[0]["lr"]
-        average = self.use_of_ranks == "data"
         closure = BatchLoss(self.task, self.network, batch, self.micro_batch_size, self.processes, average)
         loss = self.strategy.training_step(cast("Optimizer", optimizer), closure)
         self.forward_passes += closure.calls
         scheduler = self.lr_schedulers()
         if isinstance(scheduler, LRScheduler):
             scheduler.step()
-        metrics = self.strategy.metrics(optimizer.optimizer)
-        skipped = self.strategy.skipped(optimizer.optimizer)
-        if skipped is not None:
-            metrics["skipped"] = skipped[0].float()
-        named = {f"train/{name}": value for name, value in metrics.items()}
         # As a tensor on the host: Lightning would copy a number to the device, and wait for it.
-        self.log_dict({"train/loss": loss, **named, "lr": torch.tensor(lr)})
+        self.log_dict({"train/loss": loss, **logged(self.strategy, optimizer.optimizer), "lr": torch.tensor(lr)})
         self.log_axis()
 
     @override
@@ -241,9 +226,7 @@ class FineTuner(LightningModule):
         """Validate the last step, if no validation fell on it, and take up the weights that were best on dev."""
         stop_if_diverged(self.trainer, self.strategy.skipped(self.trainer.optimizers[0]))
         if self._validated_at != self.global_step and self.trainer.enable_validation:
-            self.trainer.validating = True
-            self.trainer.fit_loop.epoch_loop.val_loop.run()
-            self.trainer.training = True
+            validate(self.trainer)
         self.settle()
 
     def settle(self) -> None:
@@ -252,9 +235,9 @@ class FineTuner(LightningModule):
         A run that was complete when it was taken up has no end of training, and Lightning takes the weights to the host
         at the end of any other.
         """
-        if not self._holds_best:
+        if not self._settled:
             resume.load_best(self)
-            self._holds_best = True
+            self._settled = True
         self.to(self.trainer.strategy.root_device)
 
     def log_axis(self) -> None:
@@ -285,9 +268,7 @@ class FineTuner(LightningModule):
     @override
     def predict_step(self, batch: OptionBatch, batch_idx: int) -> list[dict[str, Any]]:
         """Return what there is to tell of each example of a batch, or of this process' share of it."""
-        own = own_share(batch, self.processes)
-        told = self.task.predictions(self.network, stand_in(batch) if own is None else own)
-        return [] if own is None else told
+        return self._running.predictions(self.network, batch)
 
     @property
     def validation_metrics(self) -> tuple[str, ...]:
@@ -307,15 +288,13 @@ class FineTuner(LightningModule):
 
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint[resume.KEY] = resume.make_record(self, self._recipe)
-        if not self.scheme.whole:
-            resume.drop_frozen(checkpoint["state_dict"], self)
+        resume.note(self, self._recipe, checkpoint)
 
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take up a run, or its weights.
 
         Raises:
-            ConfigurationError: if the checkpoint is not a FineTuner's, or of another scheme or strategy.
+            ConfigurationError: if the checkpoint does not fit; see `resume.take_up`.
         """
         self._resumed = resume.take_up(self, checkpoint)

@@ -12,14 +12,15 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from zolightning.distributed import ShardedStrategy
 from zolightning.errors import ConfigurationError
-from zolightning.runs import reported_steps
+from zolightning.runs import existing
+from zolightning.shapes import check_same_model
 from zolightning.strategies.base import Strategy
+from zolightning.trainers import is_rehearsal
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from lightning.pytorch import Trainer
-    from torch import Tensor, nn
 
     from zolightning.finetuner import FineTuner
     from zolightning.optim.recipe import Recipe
@@ -27,9 +28,12 @@ if TYPE_CHECKING:
 KEY = "zolightning"
 
 
-def make_record(module: FineTuner, recipe: Recipe | None) -> dict[str, Any]:
-    """Return what a checkpoint notes of a run under `KEY`: what its weights are, and what it goes on from."""
-    return {
+def note(module: FineTuner, recipe: Recipe | None, checkpoint: dict[str, Any]) -> None:
+    """Note in a checkpoint, under `KEY`, what its weights are and what a run goes on from.
+
+    Of adapters it need not hold the backbone: of the weights only what trains is left in it.
+    """
+    checkpoint[KEY] = {
         "scheme": str(module.scheme),
         "dtype": module.dtype_name,
         "strategy": name_of(module.strategy),
@@ -39,6 +43,10 @@ def make_record(module: FineTuner, recipe: Recipe | None) -> dict[str, Any]:
         "settings": settings_of(module),
         "strategy_state": module.strategy.state_dict(),
     }
+    if not module.scheme.whole:
+        state = checkpoint["state_dict"]
+        for name in state.keys() - {name for name, weight in module.named_parameters() if weight.requires_grad}:
+            del state[name]
 
 
 def name_of(strategy: Strategy) -> str:
@@ -55,9 +63,10 @@ def name_of(strategy: Strategy) -> str:
 
 def settings_of(module: FineTuner) -> dict[str, object]:
     """Return what a run's strategy and task were set to, by name."""
-    model: dict[str, object] = {"backbone": module.backbone, "bos": module.bos, "processes": module.processes.size}
+    model: dict[str, object] = {"model.backbone": module.backbone, "model.bos": module.bos}
+    model["processes"] = module.processes.size
     if module.processes.size > 1:
-        model["ranks"] = module.use_of_ranks
+        model["model.ranks"] = module.use_of_ranks
     return module.strategy_settings | model | _flat("data.", module.task.settings())
 
 
@@ -81,14 +90,23 @@ def take_up(module: FineTuner, checkpoint: dict[str, Any]) -> dict[str, Any] | N
     """Let a module go on from a checkpoint, if it is to train; return what the run's recipe was, or None if not.
 
     Raises:
-        ConfigurationError: if the checkpoint is not a FineTuner's, or of another scheme or strategy.
+        ConfigurationError: if the checkpoint is no FineTuner's, of another scheme, strategy, dtype or model, or of more
+            steps than the run is to have.
     """
     saved = record_of(checkpoint, str(module.scheme), module.backbone)
+    # A sharded checkpoint has been looked through and loaded by now, and has none here.
+    if weights := checkpoint.get("state_dict"):
+        own, shapes = module.state_dict(), {name: weight.shape for name, weight in weights.items()}
+        trained = {name for name, weight in module.named_parameters() if weight.requires_grad}
+        needed = own.keys() if module.scheme.whole else trained
+        check_same_model({name: weight.shape for name, weight in own.items()}, shapes, needed)
     if module.trainer.state.fn != TrainerFn.FITTING:
         return None
     strategy, steps = name_of(module.strategy), checkpoint["global_step"]
     check_continuation(saved, strategy, module.dtype_name)
-    check_incomplete(module.trainer, steps)
+    # At its last step a run may have been killed before it came to its results.
+    if 0 < module.trainer.max_steps < steps and not is_rehearsal(module.trainer):
+        raise nothing_left(module.trainer, steps)
     if saved["seed"] != module.run_seed:
         rank_zero_info(f"The run goes on with the seed that it began with, {saved['seed']}")
         module.seed = saved["seed"]
@@ -108,21 +126,24 @@ def announce_changes(began: Mapping[str, object], now: Mapping[str, object]) -> 
             rank_zero_info(f"The run goes on with {name}={value}; it began with {began[name]}")
 
 
-def drop_frozen(state: dict[str, Tensor], module: nn.Module) -> None:
-    """Leave in a module's state, in place, only what trains: of adapters a checkpoint need not hold the backbone."""
-    trainable = {name for name, parameter in module.named_parameters() if parameter.requires_grad}
-    for name in state.keys() - trainable:
-        del state[name]
-
-
 def load_best(module: FineTuner) -> None:
     """Load the weights that the Trainer's callback with a metric has kept, if it has one and they are there."""
     callbacks = (found for found in module.trainer.checkpoint_callbacks if isinstance(found, ModelCheckpoint))
-    best = next((callback.best_model_path for callback in callbacks if callback.monitor is not None), "")
-    if best and isinstance(module.trainer.strategy, ShardedStrategy):
-        module.trainer.strategy.load_weights(Path(best))
-    elif best:
-        state = torch.load(best, map_location="cpu", weights_only=True)["state_dict"]
+    keeper = next((callback for callback in callbacks if callback.monitor is not None), None)
+    if keeper is None or not keeper.best_model_path:
+        return
+    best = Path(keeper.best_model_path)
+    # A run that was moved has it beside its last one. The first decides for all: they must not come apart.
+    places = (best, Path(keeper.dirpath or "") / best.name)
+    path = module.trainer.strategy.broadcast(
+        next((found for found in map(existing, places) if found is not None), None)
+    )
+    if path is None:
+        rank_zero_warn(f"{best}, the best weights, is gone: the results are those of the last weights")
+    elif isinstance(module.trainer.strategy, ShardedStrategy):
+        module.trainer.strategy.load_weights(path)
+    else:
+        state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
         module.load_state_dict(state, strict=module.strict_loading)
 
 
@@ -139,7 +160,7 @@ def record_of(checkpoint: dict[str, Any], scheme: str, backbone: str) -> dict[st
         raise ConfigurationError(
             f"ckpt_path: the checkpoint has model.scheme={saved['scheme']}, this run {scheme}: set the former"
         )
-    began = saved.get("settings", {}).get("backbone", backbone)
+    began = saved.get("settings", {}).get("model.backbone", backbone)
     if began != backbone:
         rank_zero_warn(f"ckpt_path: the checkpoint is of model.backbone={began}, and this run has {backbone}")
     return saved
@@ -162,16 +183,8 @@ def check_continuation(saved: dict[str, Any], strategy: str, dtype: str) -> None
         )
 
 
-def check_incomplete(trainer: Trainer, step: int) -> None:
-    """Check that a run taken up at a step has something left to do: steps, or at least its results.
-
-    Raises:
-        ConfigurationError: if not.
-    """
-    if not 0 < trainer.max_steps <= step:
-        return
-    if trainer.max_steps < step or reported_steps(trainer) >= step:
-        raise ConfigurationError(
-            f"ckpt_path: the run is complete at step {step}; to go on, raise trainer.max_steps, now {trainer.max_steps}"
-        )
-    rank_zero_info(f"The run had ended at step {step:,} without its results: here they are")
+def nothing_left(trainer: Trainer, step: int) -> ConfigurationError:
+    """Return what is raised where a run that is taken up at a step has nothing left to do."""
+    return ConfigurationError(
+        f"ckpt_path: the run is complete at step {step}; to go on, raise trainer.max_steps, now {trainer.max_steps}"
+    )

@@ -37,8 +37,15 @@ def reported_steps(trainer: Trainer) -> int:
     Call it on all processes, since the first tells the others.
     """
     result = run_folder(trainer) / RESULT
-    steps = json.loads(result.read_text())["steps"] if trainer.is_global_zero and result.is_file() else 0
-    return int(trainer.strategy.broadcast(steps))
+    return int(trainer.strategy.broadcast(_steps_in(result) if trainer.is_global_zero else 0))
+
+
+def _steps_in(result: Path) -> int:
+    try:
+        return int(json.loads(result.read_text())["steps"])
+    except (OSError, ValueError, KeyError, TypeError):
+        # What is not there, or spoiled, is made anew.
+        return 0
 
 
 def check_writable(root: Path) -> None:
@@ -95,13 +102,18 @@ def resolve_checkpoint(name: str, root: Path) -> Path:
 
 
 def _kept(run: Path, name: str) -> Path | None:
-    """Return a run's checkpoint of a name, or None if it has none.
+    """Return a run's checkpoint of a name, or None if it has none."""
+    return existing(run / "checkpoints" / f"{name}.ckpt")
+
+
+def existing(checkpoint: Path) -> Path | None:
+    """Return a checkpoint, or what stands in for it, or None if there is neither.
 
     A sharded one is a folder, which cannot take another's place at once: the one before it stands in where a process
     has died between the two renames.
     """
-    path = run / "checkpoints" / f"{name}.ckpt"
-    return next((found for found in (path, path.with_name(path.name + OLD)) if _is_checkpoint(found)), None)
+    places = (checkpoint, checkpoint.with_name(checkpoint.name + OLD))
+    return next((found for found in places if _is_checkpoint(found)), None)
 
 
 def is_last(checkpoint: Path) -> bool:

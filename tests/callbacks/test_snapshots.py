@@ -11,15 +11,37 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch import Trainer
 
 from zolightning.callbacks.snapshots import WholeCheckpointIO, write_whole
+from zolightning.errors import ConfigurationError
+
+# What Lightning tells its checkpoints by.
+KEPT = {"pytorch-lightning_version": "2.6.0"}
 
 
 def test_a_checkpoint_comes_back(tmp_path: Path) -> None:
-    path, kept = tmp_path / "folder" / "a.ckpt", {"weight": torch.arange(5.0), "step": 3}
+    path, kept = tmp_path / "folder" / "a.ckpt", {**KEPT, "weight": torch.arange(5.0), "step": 3}
     WholeCheckpointIO().save_checkpoint(kept, path)
     found = WholeCheckpointIO().load_checkpoint(path, weights_only=True)
     assert torch.equal(found["weight"], torch.arange(5.0))
     assert found["step"] == 3
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_what_is_torn_or_holds_code_is_refused(tmp_path: Path) -> None:
+    whole, other, code = (tmp_path / name for name in ("whole.ckpt", "other.ckpt", "code.ckpt"))
+    WholeCheckpointIO().save_checkpoint({**KEPT, "weight": torch.ones(1000)}, whole)
+    data = whole.read_bytes()
+    torch.save({"weight": torch.zeros(1)}, other)
+    torch.save({**KEPT, "weight": Path("a path is an object")}, code)
+    spoiled = {f"{cut}.ckpt": data[:cut] for cut in range(0, len(data), 97)}
+    spoiled["zeros.ckpt"] = bytes(700) + data[700:]
+    for name, content in spoiled.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ConfigurationError, match=f"ckpt_path: .*{name} is torn, or no checkpoint"):
+            WholeCheckpointIO().load_checkpoint(tmp_path / name)
+    for path, message in ((other, "no checkpoint of a Trainer"), (code, "could run code of its own")):
+        with pytest.raises(ConfigurationError, match=message):
+            WholeCheckpointIO().load_checkpoint(path)
+    assert "weight" in WholeCheckpointIO().load_checkpoint(code, weights_only=False)
 
 
 def test_a_full_disk_is_told_as_one_and_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

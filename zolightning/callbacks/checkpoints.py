@@ -20,6 +20,7 @@ from zolightning.callbacks.journal import Journal
 from zolightning.callbacks.snapshots import write_whole
 from zolightning.errors import ConfigurationError
 from zolightning.finetuner import FineTuner
+from zolightning.trainers import callbacks_of, is_rehearsal
 
 
 class BestCheckpoint(ModelCheckpoint):
@@ -111,11 +112,10 @@ class LastCheckpoint(ModelCheckpoint):
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save the last state of a run without validation; any other run validates its last step."""
-        if not trainer.enable_validation and self.save_top_k and self.dirpath and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+        if not trainer.enable_validation and self.save_top_k and self.dirpath and not is_rehearsal(trainer):
             trainer.save_checkpoint(Path(self.dirpath) / f"{self.filename}.ckpt")
 
 
 def journal_of(trainer: Trainer) -> Journal | None:
     """Return what keeps the run's journal, or None if nothing does."""
-    found = (callback for callback in trainer.callbacks if isinstance(callback, Journal))  # type: ignore[attr-defined]
-    return next((keeper for keeper in found if keeper.keeps), None)
+    return next((keeper for keeper in callbacks_of(trainer, Journal) if keeper.keeps), None)

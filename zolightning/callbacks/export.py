@@ -9,6 +9,7 @@ from typing_extensions import override
 from zolightning.distributed import ShardedStrategy
 from zolightning.finetuner import FineTuner
 from zolightning.runs import run_folder
+from zolightning.trainers import is_rehearsal
 
 
 class Export(Callback):
@@ -26,7 +27,7 @@ class Export(Callback):
 
     @override
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not self.enabled or trainer.fast_dev_run or not isinstance(pl_module, FineTuner):  # type: ignore[attr-defined]
+        if not self.enabled or is_rehearsal(trainer) or not isinstance(pl_module, FineTuner):
             return
         pl_module.settle()
         folder = run_folder(trainer) / "best"

@@ -26,6 +26,7 @@ from zolightning.optim.records import Record, Taken
 from zolightning.optim.zeroth_order import ZerothOrderOptimizer
 from zolightning.resume import announce_changes
 from zolightning.runs import JOURNAL, run_folder
+from zolightning.trainers import is_rehearsal
 
 
 class Journal(Callback):
@@ -76,7 +77,7 @@ class Journal(Callback):
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take the base weights' fingerprint, where the weights are the base's: not in a run with a checkpoint."""
-        if not self.enabled or trainer.ckpt_path is not None or trainer.fast_dev_run:  # type: ignore[attr-defined]
+        if not self.enabled or trainer.ckpt_path is not None or is_rehearsal(trainer):
             return
         assert isinstance(pl_module, FineTuner)
         self._base = None
@@ -107,7 +108,7 @@ class Journal(Callback):
         assert isinstance(pl_module, FineTuner)
         # After an exception nobody may have cleared what a run before this one has left.
         self._forget()
-        if not self.enabled or trainer.fast_dev_run:  # type: ignore[attr-defined]
+        if not self.enabled or is_rehearsal(trainer):
             return
         path, why = run_folder(trainer) / JOURNAL, reason_against(trainer, pl_module)
         if self.source is not None and (why is not None or not journal_file.same_file(self.source, path)):

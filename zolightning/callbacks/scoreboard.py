@@ -9,6 +9,8 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_info
 from rich.console import Console
 from rich.table import Table
 from typing_extensions import override
@@ -17,7 +19,9 @@ from zolightning.callbacks.memory import MemoryProfiler
 from zolightning.durable import replacing
 from zolightning.evaluation import evaluate
 from zolightning.finetuner import FineTuner
-from zolightning.runs import RESULT, run_folder
+from zolightning.resume import nothing_left
+from zolightning.runs import RESULT, reported_steps, run_folder
+from zolightning.trainers import callbacks_of, is_rehearsal
 
 Scores = dict[str, float]
 
@@ -42,19 +46,33 @@ class Scoreboard(Callback):
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._started = time.perf_counter()
-        if not self.zero_shot and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+        if not self.zero_shot and not is_rehearsal(trainer):
             self.zero_shot = self._score(pl_module)
+
+    @override
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Refuse to take up a run that has all its steps, unless its results are missing.
+
+        Raises:
+            ConfigurationError: if they are not.
+        """
+        step = checkpoint["global_step"]
+        if trainer.state.fn != TrainerFn.FITTING or not 0 < step == trainer.max_steps or is_rehearsal(trainer):
+            return
+        if reported_steps(trainer) >= step:
+            raise nothing_left(trainer, step)
+        rank_zero_info(f"The run had ended at step {step:,} without its results: they are made now")
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take away what says that the run is complete: it has steps to do."""
         folder = run_folder(trainer)
-        if trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+        if trainer.is_global_zero and not is_rehearsal(trainer):
             (folder / RESULT).unlink(missing_ok=True)
 
     @override
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.fast_dev_run:  # type: ignore[attr-defined]
+        if is_rehearsal(trainer):
             return
         assert isinstance(pl_module, FineTuner)
         pl_module.settle()
@@ -88,7 +106,7 @@ class Scoreboard(Callback):
         }
 
     def _report(self, trainer: Trainer, module: FineTuner, folder: Path) -> None:
-        profilers = [callback for callback in trainer.callbacks if isinstance(callback, MemoryProfiler)]  # type: ignore[attr-defined]
+        profilers = callbacks_of(trainer, MemoryProfiler)
         result: dict[str, Any] = {
             "strategy": type(module.strategy).__name__,
             "backbone": module.backbone,

@@ -9,9 +9,9 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from typing_extensions import override
 
-from zolightning.divergence import logs_now
 from zolightning.finetuner import FineTuner
 from zolightning.models.batch import OptionBatch
+from zolightning.trainers import logs_now
 
 
 class Throughput(Callback):

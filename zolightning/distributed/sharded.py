@@ -12,6 +12,7 @@ from typing_extensions import override
 
 from zolightning.errors import ConfigurationError
 from zolightning.runs import OLD
+from zolightning.shapes import check_same_model
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -92,6 +93,29 @@ class ShardedStrategy(ModelParallelStrategy):
                 "trainer.strategy to zo_ddp"
             )
         return load_sharded(backbone, dtype, attention, self.device_mesh["data_parallel"], self.root_device)
+
+    @override
+    def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
+        """Load a checkpoint, in place; before, see that it is of the same model.
+
+        Raises:
+            ConfigurationError: if it is not.
+        """
+        from torch.distributed.checkpoint.filesystem import FileSystemReader
+        from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+
+        if Path(checkpoint_path).is_dir():
+            assert self.model is not None
+            kept = FileSystemReader(checkpoint_path).read_metadata().state_dict_metadata
+            prefix = "state_dict."
+            shapes = {
+                name.removeprefix(prefix): entry.size
+                for name, entry in kept.items()
+                if name.startswith(prefix) and isinstance(entry, TensorStorageMetadata)
+            }
+            own = {name: weight.shape for name, weight in self.model.state_dict().items()}
+            check_same_model(own, shapes, own.keys())
+        return super().load_checkpoint(checkpoint_path, weights_only)
 
     def load_weights(self, checkpoint: Path) -> None:
         """Load the weights of a checkpoint folder, which all processes call."""
