@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import multiprocessing
 import os
 import resource
@@ -11,7 +12,8 @@ import time
 from collections.abc import Callable, Sequence
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
-from typing import Any, Literal
+from typing import BinaryIO, Literal
+from unittest.mock import patch
 
 from zolightning.runs import RESULT
 
@@ -77,68 +79,54 @@ def _run(words: list[str], output: str, where: Where, number: int) -> None:
         os.dup2(file.fileno(), 2)
     torch.set_num_threads(1)
     if where == "in the journal":
-        _die_in_write(number)
+        _die_in(os, "pwrite", number, _half_of_a_write)
     elif where == "in a snapshot":
-        _die_in_save(number)
+        _die_in(torch, "save", number, _half_of_a_save)
     elif where == "at a rename":
-        _die_at_rename(lambda calls, _: calls == number)
+        _die_in(os, "replace", number)
     elif where == "before the result":
-        _die_at_rename(lambda _, target: target.name == RESULT)
+        _die_in(os, "replace", 1, of=lambda _, target: Path(target).name == RESULT)
     elif where == "disk full":
         resource.setrlimit(resource.RLIMIT_FSIZE, (number, number))
     main(words)
 
 
-def _die_in_write(number: int) -> None:
-    """Write half of the bytes of a journal's write, and be gone."""
-    original = os.pwrite
-    calls = 0
+def _die_in(
+    owner: object,
+    name: str,
+    number: int,
+    before: Callable[..., object] = lambda *_: None,
+    of: Callable[..., bool] = lambda *_: True,
+) -> None:
+    """Be gone at a call of a function.
 
-    def pwrite(file: int, data: bytes, place: int) -> int:
-        nonlocal calls
-        calls += 1
-        if calls == number:
-            original(file, data[: len(data) // 2], place)
+    Args:
+        owner: the function's module.
+        name: of the function.
+        number: of the call, from 1 on.
+        before: called first, with the function and its arguments.
+        of: of the arguments, which calls count.
+    """
+    original, counted = getattr(owner, name), itertools.count(1)
+
+    def replaced(*arguments: object) -> object:
+        if of(*arguments) and next(counted) == number:
+            before(original, *arguments)
             os.kill(os.getpid(), signal.SIGKILL)
-        return original(file, data, place)
+        return original(*arguments)
 
-    os.pwrite = pwrite  # type: ignore[assignment]
-
-
-def _die_in_save(number: int) -> None:
-    """Write half of a checkpoint's bytes, and be gone."""
-    import torch
-
-    original = torch.save
-    calls = 0
-
-    def save(checkpoint: object, file: Any) -> None:
-        nonlocal calls
-        calls += 1
-        if calls == number:
-            whole = io.BytesIO()
-            original(checkpoint, whole)
-            file.write(whole.getvalue()[: whole.tell() // 2])
-            file.flush()
-            os.kill(os.getpid(), signal.SIGKILL)
-        original(checkpoint, file)
-
-    torch.save = save  # type: ignore[assignment]
+    patch.object(owner, name, replaced).start()
 
 
-def _die_at_rename(now: Callable[[int, Path], bool]) -> None:
-    """Have a file written beside the one that it is to replace, and be gone; `now` is asked with their number."""
-    original = os.replace
-    calls = 0
+def _half_of_a_write(write: Callable[[int, bytes, int], int], file: int, data: bytes, place: int) -> None:
+    write(file, data[: len(data) // 2], place)
 
-    def replace(source: Path, target: Path) -> None:
-        nonlocal calls
-        calls += 1
-        if now(calls, Path(target)):
-            os.kill(os.getpid(), signal.SIGKILL)
-        original(source, target)
 
-    os.replace = replace  # type: ignore[assignment]
+def _half_of_a_save(save: Callable[[object, io.BytesIO], None], checkpoint: object, file: BinaryIO) -> None:
+    whole = io.BytesIO()
+    save(checkpoint, whole)
+    file.write(whole.getvalue()[: whole.tell() // 2])
+    file.flush()
 
 
 def seconds(action: Callable[[], object]) -> float:
