@@ -11,7 +11,7 @@ import hypothesis
 import pytest
 import torch
 
-from zolightning.perturbation import phases
+from zolightning import phases
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"

@@ -56,7 +56,7 @@ python -m zolightning fit --config configs/quickstart.yaml --model.strategy conf
 # groups alone
 python -m zolightning fit --config configs/overlay/zeroth_order.yaml --model configs/model/opt-1.3b.yaml \\
     --model.strategy configs/strategy/zo_sgd.yaml --data configs/data/sst2.yaml \\
-    --trainer configs/trainer/one_gpu.yaml --model.strategy.lr 1e-6 --data.data_dir FOLDER
+    --trainer configs/trainer/1gpu.yaml --model.strategy.lr 1e-6 --data.data_dir FOLDER
 """
 
 

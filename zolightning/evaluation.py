@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric, MetricCollection
 
 from zolightning.optim.ranks import ALONE, Ranks
-from zolightning.perturbation.phases import phase
+from zolightning.phases import phase
 from zolightning.shares import own_share, stand_in
 
 if TYPE_CHECKING:

@@ -30,7 +30,7 @@ from zolightning.models.schemes import Scheme, SchemeName
 from zolightning.optim.ranks import Ranks
 from zolightning.optim.recipe import Recipe
 from zolightning.optim.together import RankUse, train_together
-from zolightning.perturbation.phases import phase
+from zolightning.phases import phase
 from zolightning.strategies.base import Strategy, logged
 from zolightning.tasks import Task
 from zolightning.trainers import logs_now, task_of, validate

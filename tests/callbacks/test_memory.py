@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
+from zolightning import phases
 from zolightning.callbacks import MemoryProfiler
 from zolightning.callbacks.memory import GIB
-from zolightning.perturbation import phases
-from zolightning.perturbation.phases import phase
+from zolightning.phases import phase
 
 
 @pytest.fixture

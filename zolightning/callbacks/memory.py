@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from typing_extensions import override
 
-from zolightning.perturbation.phases import Phase, listen, unlisten
+from zolightning.phases import Phase, listen, unlisten
 
 GIB = float(1 << 30)
 _ON_DEVICE = ("peak_allocated", "peak_reserved", "allocated")

@@ -14,9 +14,9 @@ from zolightning.errors import ConfigurationError
 from zolightning.optim.estimators import Closure
 from zolightning.optim.groups import decay_groups
 from zolightning.optim.guard import SkipGuard
-from zolightning.perturbation.phases import phase
 from zolightning.perturbation.rounding import wide
 from zolightning.perturbation.shards import is_sharded
+from zolightning.phases import phase
 
 
 def backpropagate(optimizer: Optimizer, closure: Closure | None, clip_norm: float | None) -> tuple[Tensor, Tensor]:

@@ -10,7 +10,7 @@ from torch import Tensor
 from zolightning.optim.blocks import Block, Order
 from zolightning.optim.estimators import Closure, Estimate, Estimator, joined
 from zolightning.optim.updates import Update
-from zolightning.perturbation.phases import phase
+from zolightning.phases import phase
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
