@@ -193,6 +193,7 @@ def test_a_complete_run_is_refused_unless_its_results_are_missing(
     assert "had ended at step 10 without its results" in caplog.text
     again, free = json.loads((run / "result.json").read_text()), dict.fromkeys(("seconds", "peak_memory_gib"))
     assert {**again, **free} == {**told, **free}
+    assert again["weights"] == "best"
     assert (run / "best" / "model.safetensors").read_bytes() == model
 
 
@@ -221,6 +222,7 @@ def test_best_weights_that_are_gone_are_told(tmp_path: Path) -> None:
     (run / "checkpoints" / "best.ckpt").unlink()
     with pytest.warns(UserWarning, match=r"best.ckpt, the best weights, is gone"):
         fit(config, "--ckpt_path=last")
+    assert json.loads((run / "result.json").read_text())["weights"] == "last"
     last = weights(run / "checkpoints" / "last.ckpt")
     exported = load_file(run / "best" / "model.safetensors")
     assert all(torch.equal(exported[name], last[f"model.{name}"]) for name in exported)

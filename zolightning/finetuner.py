@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast, get_args
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 import torch
 from lightning.pytorch import Callback, LightningModule
@@ -115,7 +115,7 @@ class FineTuner(LightningModule):
         self._recipe: Recipe | None = None
         self._resumed: dict[str, Any] | None = None
         self._validated_at = -1
-        self._settled = False
+        self._settled: Literal["best", "last"] | None = None
         self._evaluation: Evaluation | None = None
 
     # Set-up
@@ -129,7 +129,7 @@ class FineTuner(LightningModule):
     @override
     def setup(self, stage: str) -> None:
         """Let the task tokenise its examples; nothing large has been loaded yet, so bad input is found early."""
-        self.forward_passes, self._validated_at, self._resumed, self._settled = 0, -1, None, False
+        self.forward_passes, self._validated_at, self._resumed, self._settled = 0, -1, None, None
         check_objective_fits(self.strategy, self.task)
         if self.processes.size > 1:
             # Each may have drawn its own, and would take steps of its own.
@@ -229,16 +229,18 @@ class FineTuner(LightningModule):
             validate(self.trainer)
         self.settle()
 
-    def settle(self) -> None:
-        """Hold the weights that were best on dev, where they trained; what reports on a run begins with this.
+    def settle(self) -> Literal["best", "last"]:
+        """Hold the weights that were best on dev, where they trained, and return whether those or the last are held.
+
+        What reports on a run begins with this.
 
         A run that was complete when it was taken up has no end of training, and Lightning takes the weights to the host
         at the end of any other.
         """
-        if not self._settled:
-            resume.load_best(self)
-            self._settled = True
+        if self._settled is None:
+            self._settled = "best" if resume.load_best(self) else "last"
         self.to(self.trainer.strategy.root_device)
+        return self._settled
 
     def log_axis(self) -> None:
         """Put what is logged beside this on an axis that counts optimizer steps; Lightning's own counts from zero."""

@@ -126,12 +126,12 @@ def announce_changes(began: Mapping[str, object], now: Mapping[str, object]) -> 
             rank_zero_info(f"The run goes on with {name}={value}; it began with {began[name]}")
 
 
-def load_best(module: FineTuner) -> None:
-    """Load the weights that the Trainer's callback with a metric has kept, if it has one and they are there."""
+def load_best(module: FineTuner) -> bool:
+    """Load the weights that the Trainer's callback with a metric has kept; return whether they were there."""
     callbacks = (found for found in module.trainer.checkpoint_callbacks if isinstance(found, ModelCheckpoint))
     keeper = next((callback for callback in callbacks if callback.monitor is not None), None)
     if keeper is None or not keeper.best_model_path:
-        return
+        return False
     best = Path(keeper.best_model_path)
     # A run that was moved has it beside its last one. The first decides for all: they must not come apart.
     places = (best, Path(keeper.dirpath or "") / best.name)
@@ -145,6 +145,7 @@ def load_best(module: FineTuner) -> None:
     else:
         state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
         module.load_state_dict(state, strict=module.strict_loading)
+    return path is not None
 
 
 def record_of(checkpoint: dict[str, Any], scheme: str, backbone: str) -> dict[str, Any]:

@@ -8,6 +8,8 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM
 
+from tests.helpers.models import exact_norms
+
 SIZES = {
     "vocab_size": 61,
     "hidden_size": 16,
@@ -84,6 +86,7 @@ def tiny(family: str, dtype: torch.dtype = torch.float64, **settings: Any) -> nn
         # Fresh weights predict all tokens alike; these do not.
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter), alpha=0.3)
+    exact_norms(model)
     return model
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,7 +20,28 @@ def llama(dtype: torch.dtype = torch.float32, **settings: Any) -> LlamaForCausal
     model = LlamaForCausalLM(LlamaConfig(**settings))
     nn.Module.to(model, dtype)
     nn.Module.eval(model)
+    exact_norms(model)
     return model
+
+
+def exact_norms(model: nn.Module) -> None:
+    """Let the norms of a float64 model work in float64; transformers' round to float32, which makes 6e-8 of 1e-16.
+
+    Two ways to the same numbers, as one row and a batch, may sum in another order, and do by processor.
+    """
+    for module in model.modules():
+        name = type(module).__name__
+        weight = getattr(module, "weight", None)
+        if name.endswith("RMSNorm") and isinstance(weight, Tensor) and weight.dtype == torch.float64:
+            module.forward = partial(_rms_norm, module, name.startswith("Gemma"))
+
+
+def _rms_norm(module: Any, from_one: bool, states: Tensor) -> Tensor:
+    """Return x / sqrt(mean(x^2) + eps) w, where Gemma's w is kept less one."""
+    weight = 1 + module.weight if from_one else module.weight
+    eps = module.eps if from_one else module.variance_epsilon
+    scaled: Tensor = weight * states * torch.rsqrt(states.pow(2).mean(-1, keepdim=True) + eps)
+    return scaled
 
 
 def tiny_llama(dtype: torch.dtype = torch.float32, *, tied: bool = True, vocab_size: int = 61) -> LlamaForCausalLM:

@@ -30,7 +30,8 @@ def test_scores_equal_one_option_at_a_time(family: str, examples: list[Example])
     with torch.no_grad():
         scores = option_scores(model, collate(examples))
         expected = reference(model, examples)
-    torch.testing.assert_close(scores, expected, rtol=0, atol=1e-10)
+    # Its attention, with capped scores, rounds a softmax to float32.
+    torch.testing.assert_close(scores, expected, rtol=0, atol=1e-6 if family == "gemma2" else 1e-10)
     assert expected[expected.isfinite()].std() > 1e-3
 
 

@@ -29,7 +29,7 @@ Scores = dict[str, float]
 class Scoreboard(Callback):
     """Scores the model before and after `fit`, prints a table, and writes `result.json` in the run's folder.
 
-    The final scores are those of the weights that were best on dev.
+    The final scores are those of the weights that were best on dev; `weights` says `last` where none were kept.
 
     Args:
         test: whether to score the test split too. It never selects anything; leave it off while tuning, and use the
@@ -46,7 +46,8 @@ class Scoreboard(Callback):
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._started = time.perf_counter()
-        if not self.zero_shot and not is_rehearsal(trainer):
+        # Weights that were taken up are none to begin with.
+        if not self.zero_shot and trainer.ckpt_path is None and not is_rehearsal(trainer):
             self.zero_shot = self._score(pl_module)
 
     @override
@@ -75,12 +76,12 @@ class Scoreboard(Callback):
         if is_rehearsal(trainer):
             return
         assert isinstance(pl_module, FineTuner)
-        pl_module.settle()
+        weights = pl_module.settle()
         self.final = self._score(pl_module)
         # Found by all processes together.
         folder = run_folder(trainer)
         if trainer.is_global_zero:
-            self._report(trainer, pl_module, folder)
+            self._report(trainer, pl_module, folder, weights)
 
     @override
     def state_dict(self) -> dict[str, Any]:
@@ -105,7 +106,7 @@ class Scoreboard(Callback):
             for name, value in evaluate(module.task, module.network, loader, module.device, module.processes).items()
         }
 
-    def _report(self, trainer: Trainer, module: FineTuner, folder: Path) -> None:
+    def _report(self, trainer: Trainer, module: FineTuner, folder: Path, weights: str) -> None:
         profilers = callbacks_of(trainer, MemoryProfiler)
         result: dict[str, Any] = {
             "strategy": type(module.strategy).__name__,
@@ -116,6 +117,7 @@ class Scoreboard(Callback):
             "processes": trainer.world_size,
             "zero_shot": self.zero_shot,
             "final": self.final,
+            "weights": weights,
             "steps": trainer.global_step,
             "forward_passes": module.forward_passes,
             "seconds": round(self._seconds(), 1),
