@@ -215,6 +215,29 @@ def test_results_of_fewer_steps_do_not_stand_for_a_run_that_went_on(
     assert json.loads((run / "result.json").read_text())["steps"] == 12
 
 
+def test_a_run_that_was_moved_keeps_its_best(tmp_path: Path) -> None:
+    """However good the next weights are, and whatever has taken the run's old place."""
+    (tmp_path / "old").mkdir()
+    (tmp_path / "new").mkdir()
+    old = recipe(tmp_path / "old", "FOSGD")
+    run = fit(old)
+    saved = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+    (best,) = (state for name, state in saved["callbacks"].items() if name.startswith("BestCheckpoint"))
+    # Better than any that will come.
+    best["best_model_score"] = torch.tensor(2.0)
+    best["best_k_models"] = {path: torch.tensor(2.0) for path in best["best_k_models"]}
+    best["kth_value"] = torch.tensor(2.0)
+    torch.save(saved, run / "checkpoints" / "last.ckpt")
+    shutil.move(tmp_path / "old" / "runs", tmp_path / "new" / "runs")
+    kept = weights(tmp_path / "new" / "runs" / run.name / "checkpoints" / "best.ckpt")
+    fit(old, "--model.strategy.lr=0.1")
+    config = recipe(tmp_path / "new", "FOSGD")
+    moved = fit(config, "--ckpt_path=last", "--trainer.max_steps=14")
+    exported = load_file(moved / "best" / "model.safetensors")
+    assert all(torch.equal(exported[name], kept[f"model.{name}"]) for name in exported)
+    assert json.loads((moved / "result.json").read_text())["weights"] == "best"
+
+
 def test_best_weights_that_are_gone_are_told(tmp_path: Path) -> None:
     config = recipe(tmp_path, "FOSGD")
     run = fit(config)

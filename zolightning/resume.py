@@ -133,8 +133,9 @@ def load_best(module: FineTuner) -> bool:
     if keeper is None or not keeper.best_model_path:
         return False
     best = Path(keeper.best_model_path)
-    # A run that was moved has it beside its last one. The first decides for all: they must not come apart.
-    places = (best, Path(keeper.dirpath or "") / best.name)
+    # A run that was moved has it beside its last one, and another run may be where it was. The first decides for all:
+    # they must not come apart.
+    places = (Path(keeper.dirpath or "") / best.name, best)
     path = module.trainer.strategy.broadcast(
         next((found for found in map(existing, places) if found is not None), None)
     )

@@ -123,7 +123,7 @@ class Listening(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 class Eavesdropper(Callback):
-    """Listens to steps, from the batch's arrival to the last callback."""
+    """Listens to steps, from the batch's arrival to the next one's, and so to what other callbacks say."""
 
     def __init__(self) -> None:
         self.heard: list[tuple[str, int]] = []
@@ -132,11 +132,11 @@ class Eavesdropper(Callback):
         self.listening.heard = self.heard
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if batch_idx:
+            self.listening.__exit__(None, None, None)
         self.listening.__enter__()
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.listening.__exit__(None, None, None)
 
 

@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
 from tests.distributed.sharded_runs import STEPS, fit, fit_together
 from tests.helpers.models import tiny_llama, tokens
 from tests.helpers.ranks import in_ranks
+from zolightning.callbacks.snapshots import WholeCheckpointIO
 from zolightning.distributed import ShardedStrategy
 from zolightning.errors import ConfigurationError
 from zolightning.journal import load
@@ -74,6 +75,35 @@ def test_a_sharded_run_resumes_on_any_number_of_processes(tmp_path: Path) -> Non
         saved = tmp_path / "whole" / name / "checkpoints" / "last.ckpt"
         assert resolve_checkpoint(str(saved), tmp_path) == saved
         assert sorted(path.name for path in saved.parent.iterdir()) == ["best.ckpt", "last.ckpt"]
+    fit("ZOSGD", tmp_path / "alone", steps=2)
+    kept = [str(tmp_path / run / "checkpoints" / "last.ckpt") for run in ("alone", "whole/ZOSGD")]
+    in_ranks(check_checkpoints, *kept)
+    with pytest.raises(ConfigurationError, match=r"sharded weights: set trainer.strategy to zo_fsdp"):
+        WholeCheckpointIO().load_checkpoint(kept[1])
+
+
+def check_checkpoints(file: str, folder: str) -> None:
+    """Of a run of one process, and of a sharded one: loaded into the same model, refused by any other, or if torn."""
+    mesh, strategy = init_device_mesh("cpu", (2,)), ShardedStrategy()
+    strategy.model = nn.ModuleDict({"model": load_sharded("sample", "float32", "sdpa", mesh, torch.device("cpu"))})
+    strategy.load_weights(Path(folder))
+    before = gathered(strategy.model)
+    strategy.load_weights(Path(file))
+    after, kept = gathered(strategy.model), torch.load(file, weights_only=True)["state_dict"]
+    if distributed.get_rank() == 0:
+        assert_equal(after, {name: kept[name] for name in after})
+        assert any(not torch.equal(after[name], before[name]) for name in after)
+    strategy.model = nn.ModuleDict({"model": small()})
+    for path in (file, folder):
+        with pytest.raises(ConfigurationError, match="of another model"):
+            strategy.load_checkpoint(path)
+    distributed.barrier()
+    for path, spoiled in ((file, Path(file)), (folder, Path(folder, ".metadata"))):
+        if distributed.get_rank() == 0:
+            spoiled.write_bytes(spoiled.read_bytes()[: spoiled.stat().st_size // 2])
+        distributed.barrier()
+        with pytest.raises(ConfigurationError, match="is torn, or no checkpoint"):
+            strategy.load_checkpoint(path)
 
 
 @pytest.mark.slow

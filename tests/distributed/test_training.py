@@ -144,5 +144,5 @@ def test_a_step_exchanges_scalars_alone(use: str, pair: Pair) -> None:
         losses = [size for name, size in heard if "allgather" in name]
         # In and out: a float of each process. Of queries two scalars and a projected gradient each, at once.
         assert losses == ([12] * 8 if use == "data" else [3 * 12] * 2)
-        # What the memory profiler logs: a number of each phase.
-        assert all(size <= 4 for name, size in heard if "allgather" not in name)
+        # What the memory profiler logs, a number of each phase, and whether to end: our flag, and Lightning's of int64.
+        assert all(size <= 8 for name, size in heard if "allgather" not in name)

@@ -119,10 +119,9 @@ def test_every_zeroth_order_method() -> None:
 def check_llama() -> None:
     mesh = init_device_mesh("cpu", (2,))
     for name in METHODS_HERE:
-        for dtype in (torch.float32, torch.bfloat16):
-            for tied in (True, False):
-                with mock.patch.object(bundle, "_LARGEST", 20 if tied else 1 << 15):
-                    compare(mesh, tiny_llama(dtype, tied=tied), made(name))
+        for dtype, tied, largest in ((torch.float32, True, 20), (torch.bfloat16, False, 1 << 15)):
+            with mock.patch.object(bundle, "_LARGEST", largest):
+                compare(mesh, tiny_llama(dtype, tied=tied), made(name))
 
 
 @pytest.mark.slow

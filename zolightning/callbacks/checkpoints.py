@@ -9,7 +9,7 @@ validates once an epoch: a run may end before the epoch does.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -20,6 +20,7 @@ from zolightning.callbacks.journal import Journal
 from zolightning.callbacks.snapshots import write_whole
 from zolightning.errors import ConfigurationError
 from zolightning.finetuner import FineTuner
+from zolightning.runs import existing
 from zolightning.trainers import callbacks_of, is_rehearsal
 
 
@@ -57,6 +58,18 @@ class BestCheckpoint(ModelCheckpoint):
         if isinstance(pl_module, FineTuner) and self.monitor not in pl_module.validation_metrics:
             allowed = ", ".join(pl_module.validation_metrics)
             raise ConfigurationError(f"checkpoint.monitor={self.monitor}: this task's validation logs {allowed}")
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up what was best; of a run that was moved, where it is now.
+
+        Lightning goes by the folder's name, and would take the next weights, whatever their score, for the best.
+        """
+        here = existing(Path(self.dirpath or "", Path(state_dict["best_model_path"]).name))
+        if here is not None and state_dict["dirpath"] != self.dirpath:
+            kept = {"dirpath": self.dirpath, "best_model_path": str(here), "kth_best_model_path": str(here)}
+            state_dict = {**state_dict, **kept, "best_k_models": {str(here): state_dict["best_model_score"]}}
+        super().load_state_dict(state_dict)
 
 
 class LastCheckpoint(ModelCheckpoint):

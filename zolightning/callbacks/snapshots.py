@@ -52,11 +52,16 @@ class WholeCheckpointIO(TorchCheckpointIO):
         """Read a checkpoint; code that it may hold is run only if a Trainer is told so.
 
         Raises:
-            ConfigurationError: if it is torn, is no checkpoint of a Trainer, or holds code.
+            ConfigurationError: if it is torn, sharded, no checkpoint of a Trainer, or holds code.
+            OSError: if it cannot be read.
         """
+        if Path(path).is_dir():
+            raise ConfigurationError(
+                f"ckpt_path: {path} is of a run with sharded weights: set trainer.strategy to zo_fsdp"
+            )
         try:
             found = super().load_checkpoint(path, map_location, weights_only is None or weights_only)
-        except (torch.OutOfMemoryError, MemoryError, FileNotFoundError):
+        except (torch.OutOfMemoryError, MemoryError, FileNotFoundError, PermissionError):
             raise
         except Exception as error:
             if "://" not in str(path) and not _is_whole(Path(path)):
@@ -81,7 +86,7 @@ def _is_whole(path: Path) -> bool:
     try:
         with ZipFile(path) as archive:
             return archive.testzip() is None
-    except (BadZipFile, OSError, EOFError, ValueError, NotImplementedError):
+    except (BadZipFile, EOFError, ValueError, NotImplementedError):
         return False
 
 

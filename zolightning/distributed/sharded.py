@@ -7,6 +7,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from lightning.pytorch.strategies import ModelParallelStrategy
 from typing_extensions import override
 
@@ -15,7 +16,7 @@ from zolightning.runs import OLD
 from zolightning.shapes import check_same_model
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from lightning.pytorch import Trainer
     from torch import nn
@@ -96,36 +97,65 @@ class ShardedStrategy(ModelParallelStrategy):
 
     @override
     def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
-        """Load a checkpoint, in place; before, see that it is of the same model.
+        """Load a checkpoint, sharded or not, in place; before, see that it is of the same model.
 
         Raises:
-            ConfigurationError: if it is not.
+            ConfigurationError: if it is not, or is torn.
         """
-        from torch.distributed.checkpoint.filesystem import FileSystemReader
-        from torch.distributed.checkpoint.metadata import TensorStorageMetadata
-
-        if Path(checkpoint_path).is_dir():
-            assert self.model is not None
-            kept = FileSystemReader(checkpoint_path).read_metadata().state_dict_metadata
-            prefix = "state_dict."
-            shapes = {
-                name.removeprefix(prefix): entry.size
-                for name, entry in kept.items()
-                if name.startswith(prefix) and isinstance(entry, TensorStorageMetadata)
-            }
-            own = {name: weight.shape for name, weight in self.model.state_dict().items()}
-            check_same_model(own, shapes, own.keys())
+        assert self.model is not None
+        own = {name: weight.shape for name, weight in self.model.state_dict().items()}
+        check_same_model(own, _shapes_in(Path(checkpoint_path)), own.keys())
         return super().load_checkpoint(checkpoint_path, weights_only)
 
     def load_weights(self, checkpoint: Path) -> None:
-        """Load the weights of a checkpoint folder, which all processes call."""
-        from torch.distributed.checkpoint.state_dict import get_model_state_dict
+        """Load the weights of a checkpoint, sharded or not, which all processes call."""
+        from torch.distributed.checkpoint.state_dict import (
+            StateDictOptions,
+            get_model_state_dict,
+            set_model_state_dict,
+        )
         from torch.distributed.checkpoint.state_dict_loader import load
 
         assert self.model is not None
+        if checkpoint.is_file():
+            whole = _mapped(checkpoint)["state_dict"]
+            set_model_state_dict(self.model, whole, options=StateDictOptions(full_state_dict=True))
+            return
         state = get_model_state_dict(self.model)
         load({"state_dict": state}, checkpoint_id=checkpoint)
         self.model.load_state_dict(state)
+
+
+def _mapped(path: Path) -> dict[str, Any]:
+    """Return what is in a checkpoint file, whose weights are read as they are needed."""
+    loaded: dict[str, Any] = torch.load(path, mmap=True, map_location="cpu", weights_only=True)
+    return loaded
+
+
+def _shapes_in(path: Path) -> dict[str, Sequence[int]]:
+    """Return the shape of each weight in a checkpoint.
+
+    Raises:
+        ConfigurationError: if what says so is torn.
+    """
+    from torch.distributed.checkpoint.filesystem import FileSystemReader
+    from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+
+    prefix = "state_dict."
+    try:
+        if path.is_file():
+            return {name: weight.shape for name, weight in _mapped(path)["state_dict"].items()}
+        kept = FileSystemReader(path).read_metadata().state_dict_metadata
+    except OSError:
+        raise
+    # Of spoiled bytes these make whatever they make.
+    except Exception as error:
+        raise ConfigurationError(f"ckpt_path: {path} is torn, or no checkpoint: give another") from error
+    return {
+        name.removeprefix(prefix): entry.size
+        for name, entry in kept.items()
+        if name.startswith(prefix) and isinstance(entry, TensorStorageMetadata)
+    }
 
 
 def _remove(path: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.exceptions import SIGTERMException
+from torch import distributed
 from typing_extensions import override
 
 
@@ -23,6 +24,12 @@ class Termination(Callback):
 
     def __init__(self) -> None:
         self._asked = False
+        self._before: Any = None
+
+    @override
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Find what a user has set to be told of the signal, which Lightning's handler is made of later."""
+        self._before = signal.getsignal(signal.SIGTERM)
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -52,8 +59,12 @@ class Termination(Callback):
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self._asked = True
+        if callable(self._before):
+            self._before(number, frame)
 
     def _end_together(self, trainer: Trainer) -> None:
         asked = torch.tensor(float(self._asked), device=trainer.strategy.root_device)
-        if float(trainer.strategy.reduce(asked, reduce_op="sum")):
+        # Lightning's reduction would wait for all at a barrier first.
+        distributed.all_reduce(asked)
+        if float(asked):
             raise SIGTERMException
