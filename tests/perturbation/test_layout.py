@@ -10,7 +10,19 @@ import torch
 from tests.helpers.counters import field_of, philox, place_of, words_of
 from tests.perturbation.test_philox import KNOWN_ANSWERS
 from zolightning.perturbation import ranges
-from zolightning.perturbation.noise import LAYOUT_VERSION, Lane, Stream, counters_at, draw, parameter_words, unit
+from zolightning.perturbation.noise import (
+    LAYOUT_VERSION,
+    Lane,
+    Stream,
+    counters,
+    counters_at,
+    draw,
+    gaussian_planes,
+    parameter_words,
+    unit,
+    word_planes,
+)
+from zolightning.perturbation.philox import unsigned
 from zolightning.perturbation.ranges import BITS, Kind, made, range_of
 
 STREAM = Stream(seed=2**63 + 2**40 + 3, parameter=0xFEDCBA98, step=5, query=2)
@@ -94,6 +106,16 @@ def test_words_are_signed_numbers_of_the_same_bits() -> None:
         for counter in range(16):
             expected = words_of(STREAM, first + counter)
             assert [int(out[row, word, counter]) % 2**32 for word in range(4)] == list(expected)
+
+
+def test_words_and_normal_numbers_have_the_same_bits_in_either_dtype() -> None:
+    cpu, far = torch.device("cpu"), (1 << 26) + 5
+    wide, narrow = (counters(STREAM, cpu, 40, far, dtype) for dtype in (torch.int64, torch.int32))
+    for one, other in zip(word_planes(wide), word_planes(narrow), strict=True):
+        assert (one.dtype, other.dtype) == (torch.int64, torch.int32)
+        assert torch.equal(one, unsigned(other))
+    for one, other in zip(gaussian_planes(wide), gaussian_planes(narrow), strict=True):
+        assert torch.equal(one, other)
 
 
 def test_a_seed_uses_all_its_64_bits() -> None:

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 
+import torch
 from torch import Tensor
 
 # A compiled kernel: it takes the list of all tensors among the arguments, in order.
@@ -30,6 +31,10 @@ class Compiler:
 
     def __init__(self, enabled: bool | None, num_weights: int) -> None:
         self.enabled = num_weights >= WORTH_COMPILING if enabled is None else enabled
+
+    def word_dtype(self, device: torch.device) -> torch.dtype:
+        """Return the dtype that kernels make random words in soonest; see `zolightning.perturbation.philox`."""
+        return torch.int32 if self.enabled and device.type == "cpu" else torch.int64
 
     def run(self, kernel: Callable[..., None], smallest: int, *arguments: object) -> None:
         """Run a kernel.

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from zolightning.perturbation.masks import NUMBERS, Score, mask_of_rows, ranks, selected
-from zolightning.perturbation.noise import Counters, field_plane, gaussian_planes, signed, signs, word_planes
+from zolightning.perturbation.noise import Counters, field_plane, gaussian_planes, signs, word_planes
+from zolightning.perturbation.philox import signed, unsigned
 from zolightning.perturbation.ranges import BITS, Kind, placed
 from zolightning.perturbation.rounding import stochastic_round, wide
 
@@ -115,7 +116,7 @@ def subtract_turns(weights: Planes, where: Counters, places: Tensor, coefficient
     Args:
         weights: the planes.
         where: the counters of each motion's one direction, of signs, but for its place.
-        places: of the directions, int64 [1, motions x 22, 16].
+        places: of the directions, [1, motions x 23, 16]; see `Counters`.
         coefficients: of the directions [1, motions].
     """
     moved = list(weights)
@@ -153,7 +154,8 @@ def _direction_planes(kind: Kind, where: Noise, tiles: int) -> Planes:
 def _cut(where: Noise, kind: Kind, tiles: int) -> Planes:
     """Make words, of which each serves several tiles, and cut them into the tiles' fields, int32 [tiles, 16]."""
     assert isinstance(where, Counters)
-    words = [signed(word) for word in word_planes(where)]
+    # As floats, which code for a CPU reads as it computes: see `Counters`.
+    words = [signed(word).view(torch.float32) for word in word_planes(where)]
     # A view of its own whole: to a compiler a place in memory, without which it would make words anew for every field.
     kept = [word.as_strided(word.size(), word.stride()) for word in words]
     return [field_plane(word, BITS[kind], tiles) for word in kept]
@@ -166,7 +168,7 @@ def _mask_planes(mask: Mask | None, weights: Planes) -> Sequence[Tensor | None]:
     if isinstance(mask.random, Tensor):
         random = [signs(field_plane(word, 1, weights[0].size(0))) for word in mask.random.unbind(1)]
     elif mask.random is not None:
-        random = word_planes(mask.random)
+        random = [unsigned(word) for word in word_planes(mask.random)]
     index = mask.starts.unsqueeze(1) + torch.arange(weights[0].size(1), device=weights[0].device)
     return [
         selected(ranks(mask.score, weight, words), index + 16 * number, mask.level, mask.cut)

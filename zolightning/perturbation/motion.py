@@ -117,10 +117,11 @@ def _run_turns(weight: Tensor, motions: Sequence[Motion], compiler: Compiler, fi
     """Subtract light motions, chunk by chunk; what is not wholly here, or no whole tile, one motion a pass."""
     here, device = range(first, first + weight.numel()), weight.device
     # What one pass after the other takes: of all motions but for their places, counters are the same.
-    turns, tiled = _turns(motions, device), whole[: len(whole) // TILE * TILE]
+    turns, tiled = _turns(motions, device, compiler), whole[: len(whole) // TILE * TILE]
     for chunk in chunks_of(tiled, _TURNS_CHUNK.get(device.type, _LARGE_CHUNK)):
         if overlap(chunk, here) == chunk:
-            where = _Tiles(device, chunk.start // TILE, len(chunk) // TILE).noise("signs", motions[0].streams[0])
+            tiles = _Tiles(device, chunk.start // TILE, len(chunk) // TILE, compiler)
+            where = tiles.noise("signs", motions[0].streams[0])
             planes = _planes(weight[chunk.start - first : chunk.stop - first])
             compiler.run_each(subtract_turns, len(chunk) // unit(1), (planes, where), turns)
         else:
@@ -135,9 +136,10 @@ def _run_singly(weight: Tensor, motions: Sequence[Motion], compiler: Compiler, f
             subtract(weight[held.start - first : held.stop - first], motion, compiler, first=held.start, within=part)
 
 
-def _turns(motions: Sequence[Motion], device: torch.device) -> list[list[Tensor]]:
+def _turns(motions: Sequence[Motion], device: torch.device, compiler: Compiler) -> list[list[Tensor]]:
     """Return the places and the coefficients of light motions, of as many as go together."""
-    places = torch.cat([place_on(motion.streams[0], device) for motion in motions])
+    dtype = compiler.word_dtype(device)
+    places = torch.cat([place_on(motion.streams[0], device, dtype) for motion in motions])
     coefficients = torch.cat([motion.coefficients for motion in motions]).view(-1, 1, TOGETHER)
     together = places.view(coefficients.size(0), 1, -1, places.size(2))
     return [list(turn) for turn in zip(together.unbind(), coefficients.unbind(), strict=True)]
@@ -203,7 +205,7 @@ def _run(
     for chunk in chunks_of(tiled, chunk_size(weight.device)):
         part = overlap(chunk, here)
         for window in windows(part, chunk):
-            tiles = _Tiles(weight.device, window.start // TILE, len(window) // TILE)
+            tiles = _Tiles(weight.device, window.start // TILE, len(window) // TILE, compiler)
             with framed(weight, out, first, overlap(window, part), window) as (source, target):
                 planes = None if target is None else _planes(target)
                 moving = _moving(motion, weight.dtype, tiles)
@@ -242,6 +244,7 @@ class _Tiles:
     device: torch.device
     first: int
     count: int
+    compiler: Compiler
 
     @property
     def starts(self) -> Tensor:
@@ -251,10 +254,11 @@ class _Tiles:
         share = unit(BITS[kind]) // TILE
         # One more than there are whole units of tiles, so that compiled code need not know whether the last is whole.
         count = self.count if share == 1 else self.count // share + 1
-        return counters(stream, self.device, count, self.first // share)
+        return counters(stream, self.device, count, self.first // share, self.compiler.word_dtype(self.device))
 
     def kept(self, bits: Tensor) -> Tensor:
-        return bits_of_tiles(bits, self.first, self.count)
+        # As floats, which code for a CPU reads as it computes: see `Counters`.
+        return bits_of_tiles(bits, self.first, self.count).view(torch.float32)
 
 
 class _Rows(NamedTuple):

@@ -21,7 +21,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from zolightning.perturbation.philox import LOW, ROUNDS, Words, philox4x32, round_keys
+from zolightning.perturbation.philox import LOW, ROUNDS, Words, as_float, philox4x32, round_keys, signed
 
 LAYOUT_VERSION = 2
 TILE = 64
@@ -61,14 +61,14 @@ class Counters(NamedTuple):
 
     Attributes:
         blocks: the first counter's block of each unit, int64 [units].
-        lanes: the numbers 0 to 15, int64 [1, 16].
         parameter: the parameter's word, int64 [], or one for each unit [units, 1].
-        place: step, query with lane, and the round keys of either key word, int64 [1, 22, 16], the same in each lane: a
-            compiled loop then has two dimensions throughout and stays one loop, which keeps words in registers.
+        place: the numbers 0 to 15, and, the same in each of sixteen lanes, step, query with lane, and the round keys of
+            either key word [1, 23, 16]: a compiled loop then has two dimensions throughout and stays one loop, which
+            keeps words in registers. The words are made in the dtype of its numbers, which are int64, or the bits of
+            int32 in float32: code for a CPU reads a vector of floats at once, and one of integers by a detour.
     """
 
     blocks: Tensor
-    lanes: Tensor
     parameter: Tensor
     place: Tensor
 
@@ -108,10 +108,12 @@ def unit(bits: int) -> int:
     return TILE * (_WORD_BITS // bits)
 
 
-def counters(stream: Stream, device: torch.device, count: int, first_unit: int = 0) -> Counters:
-    """Return the counters of `count` successive units of a stream."""
+def counters(
+    stream: Stream, device: torch.device, count: int, first_unit: int = 0, dtype: torch.dtype = torch.int64
+) -> Counters:
+    """Return the counters of `count` successive units of a stream, whose words are to be made in a dtype."""
     blocks = firsts(device, count, first_unit, _COUNTERS)
-    return Counters(blocks, lanes(device), parameter_on(stream.parameter, device), place_on(stream, device))
+    return Counters(blocks, parameter_on(stream.parameter, device), place_on(stream, device, dtype))
 
 
 def firsts(device: torch.device, count: int, first: int = 0, size: int = TILE) -> Tensor:
@@ -121,26 +123,31 @@ def firsts(device: torch.device, count: int, first: int = 0, size: int = TILE) -
     return numbers + first * size if first else numbers
 
 
-def counters_at(stream: Stream, unit_numbers: Tensor, parameters: Tensor | None = None) -> Counters:
+def counters_at(
+    stream: Stream, unit_numbers: Tensor, parameters: Tensor | None = None, dtype: torch.dtype = torch.int64
+) -> Counters:
     """Return the counters of given units, int64 [units]; `parameters` [units, 1] replaces the stream's parameter."""
     device = unit_numbers.device
     if parameters is None:
         # Spelled out, so that one compiled kernel serves both cases.
         parameters = parameter_on(stream.parameter, device).expand(unit_numbers.numel(), 1).contiguous()
-    return Counters(unit_numbers * _COUNTERS, lanes(device), parameters, place_on(stream, device))
+    return Counters(unit_numbers * _COUNTERS, parameters, place_on(stream, device, dtype))
 
 
-def place_on(stream: Stream, device: torch.device) -> Tensor:
-    """Return a stream's place without its parameter, int64 [1, 22, 16]: step, query with lane, round keys; 16 times."""
-    return _place(stream.seed, stream.step & LOW, ((stream.query << 8) | stream.lane) & LOW, device)
+def place_on(stream: Stream, device: torch.device, dtype: torch.dtype = torch.int64) -> Tensor:
+    """Return a stream's place without its parameter [1, 23, 16]; see `Counters`."""
+    return _place(stream.seed, stream.step & LOW, ((stream.query << 8) | stream.lane) & LOW, device, dtype)
 
 
 @functools.lru_cache(maxsize=1 << 10)
-def _place(seed: int, step: int, lane: int, device: torch.device) -> Tensor:
+def _place(seed: int, step: int, lane: int, device: torch.device, dtype: torch.dtype) -> Tensor:
     low, high = round_keys(seed)
+    words = torch.tensor([step, lane, *low, *high]).unsqueeze(1).expand(-1, _COUNTERS)
+    host = torch.cat([torch.arange(_COUNTERS).unsqueeze(0), words]).unsqueeze(0)
+    if dtype == torch.int32:
+        host = signed(host).view(torch.float32)
     # Pinned memory lets the copy to an accelerator run without waiting for it.
-    host = torch.tensor([step, lane, *low, *high], dtype=torch.int64, pin_memory=device.type == "cuda")
-    return host.to(device, non_blocking=True).view(1, -1, 1).expand(-1, -1, _COUNTERS).contiguous()
+    return host.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else host
 
 
 @functools.lru_cache(maxsize=1 << 16)
@@ -151,21 +158,17 @@ def parameter_on(word: int, device: torch.device) -> Tensor:
 
 
 @functools.cache
-def lanes(device: torch.device) -> Tensor:
-    """Return the numbers 0 to 15 on a device, int64 [1, 16]."""
-    return torch.arange(_COUNTERS, device=device).unsqueeze(0)
-
-
-@functools.cache
 def _multiples(size: int, device: torch.device) -> Tensor:
     return torch.arange(1 << 14, device=device) * size
 
 
 def word_planes(where: Counters) -> Words:
-    """Make the four random words of every counter, each int64 [units, 16]."""
-    block = where.blocks.unsqueeze(1) + where.lanes
-    step, lane, *keys = where.place[0].unbind()
-    return philox4x32((block, where.parameter, step, lane), keys[:ROUNDS], keys[ROUNDS:])
+    """Make the four random words of every counter, each [units, 16], int64 or int32 as `philox4x32` has them."""
+    blocks, parameter, place = where.blocks.unsqueeze(1), where.parameter, where.place
+    if place.dtype == torch.float32:
+        blocks, parameter, place = signed(blocks), signed(parameter), place.view(torch.int32)
+    lanes, step, lane, *keys = place[0].unbind()
+    return philox4x32((blocks + lanes, parameter, step, lane), keys[:ROUNDS], keys[ROUNDS:])
 
 
 def gaussian_planes(where: Counters) -> Words:
@@ -173,7 +176,7 @@ def gaussian_planes(where: Counters) -> Words:
 
     Box and Muller: z = sqrt(-2 ln u) (cos, sin)(2 pi v), with u in (0, 1] so that the logarithm is finite.
     """
-    a, b, c, d = (word.to(torch.float32) for word in word_planes(where))
+    a, b, c, d = (as_float(word) for word in word_planes(where))
     (cos_0, sin_0), (cos_1, sin_1) = _on_circle(b * 2.0**-32), _on_circle(d * 2.0**-32)
     radius_0, radius_1 = (torch.sqrt(-2.0 * torch.log((word + 0.5) * 2.0**-32)) for word in (a, c))
     return radius_0 * cos_0, radius_0 * sin_0, radius_1 * cos_1, radius_1 * sin_1
@@ -204,16 +207,20 @@ def field_plane(words: Tensor, bits: int, tiles: int) -> Tensor:
     """Cut one of the four words of every counter into fields, in the order of the elements.
 
     Args:
-        words: int32 [units, 16], the words of one number.
+        words: [units, 16], the words of one number, int32 or its bits in float32; see `Counters`.
         bits: of a field.
         tiles: how many tiles of 64 elements there are.
 
     Returns:
         Fields, int32 [tiles, 16]: those of the sixteen elements of each tile that words of this number serve.
     """
-    shifts = torch.arange(0, _WORD_BITS, bits, dtype=torch.int32, device=words.device).unsqueeze(1)
-    cut: Tensor = (words.unsqueeze(1) >> shifts) & (2**bits - 1)
-    return cut.reshape(-1, _COUNTERS)[:tiles]
+    numbers = torch.arange(tiles, device=words.device)
+    count = _WORD_BITS // bits
+    shifts = ((numbers % count) * bits).to(torch.int32).unsqueeze(1)
+    # No index is outside, so none need be looked at.
+    mine: Tensor = torch.ops.aten._unsafe_index(words, [numbers // count])
+    cut: Tensor = (mine.view(torch.int32) >> shifts) & (2**bits - 1)
+    return cut
 
 
 def fields(words: Tensor, bits: int) -> Tensor:
@@ -226,11 +233,6 @@ def fields(words: Tensor, bits: int) -> Tensor:
     shifts = torch.arange(0, _WORD_BITS, bits, dtype=torch.int32, device=words.device).view(-1, 1, 1)
     cut: Tensor = (words.unsqueeze(1) >> shifts) & (2**bits - 1)
     return cut.reshape(-1)
-
-
-def signed(word: Tensor) -> Tensor:
-    """Return the signed 32-bit number of a word's bits, int32."""
-    return ((word ^ 0x80000000) - 0x80000000).to(torch.int32)
 
 
 def draw(outs: Sequence[Tensor], where: Counters) -> None:

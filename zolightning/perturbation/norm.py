@@ -31,7 +31,8 @@ def squared_norm(
         for first in range(0, whole, tiles):
             count = min(tiles, whole - first)
             sums = torch.empty(count, 1, device=device)
-            compiler.run(_sum_of_squares, count, sums, counters(streams[name], device, count, first))
+            where = counters(streams[name], device, count, first, compiler.word_dtype(device))
+            compiler.run(_sum_of_squares, count, sums, where)
             total = total + sums.sum(dtype=torch.float64)
         if size % TILE:
             tail = range_of("gaussian", streams[name], whole * TILE, size, device)

@@ -85,7 +85,7 @@ def made(kind: Kind, stream: Stream, numbers: Tensor, parameters: Tensor | None,
     """
     dtype = torch.float32 if kind == "gaussian" else torch.int32
     out = torch.empty(numbers.numel(), 4, TILE // 4, dtype=dtype, device=numbers.device)
-    where = counters_at(stream, numbers, parameters)
+    where = counters_at(stream, numbers, parameters, compiler.word_dtype(numbers.device))
     compiler.run(draw_gaussian if kind == "gaussian" else draw, numbers.numel(), out.unbind(1), where)
     return out
 
