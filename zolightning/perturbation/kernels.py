@@ -19,7 +19,7 @@ from torch import Tensor
 
 from zolightning.perturbation.masks import NUMBERS, Score, mask_of_rows, ranks, selected
 from zolightning.perturbation.noise import Counters, field_plane, gaussian_planes, signs, word_planes
-from zolightning.perturbation.philox import signed, unsigned
+from zolightning.perturbation.philox import kept, signed, unsigned
 from zolightning.perturbation.ranges import BITS, Kind, placed
 from zolightning.perturbation.rounding import stochastic_round, wide
 
@@ -156,9 +156,7 @@ def _cut(where: Noise, kind: Kind, tiles: int) -> Planes:
     assert isinstance(where, Counters)
     # As floats, which code for a CPU reads as it computes: see `Counters`.
     words = [signed(word).view(torch.float32) for word in word_planes(where)]
-    # A view of its own whole: to a compiler a place in memory, without which it would make words anew for every field.
-    kept = [word.as_strided(word.size(), word.stride()) for word in words]
-    return [field_plane(word, BITS[kind], tiles) for word in kept]
+    return [field_plane(kept(word), BITS[kind], tiles) for word in words]
 
 
 def _mask_planes(mask: Mask | None, weights: Planes) -> Sequence[Tensor | None]:

@@ -20,7 +20,7 @@ _MULTIPLIER_0, _MULTIPLIER_1 = 0xD2511F53, 0xCD9E8D57
 _WEYL_0, _WEYL_1 = 0x9E3779B9, 0xBB67AE85
 LOW = 0xFFFFFFFF
 _HALF = 0xFFFF
-_SIGN = 0x80000000
+_SIGN, _HALF_SIGN = 0x80000000, 0x8000
 
 Words = tuple[Tensor, Tensor, Tensor, Tensor]
 
@@ -77,19 +77,35 @@ def _by_halves(counter: Words, low_keys: Sequence[Tensor], high_keys: Sequence[T
     """Work in int32."""
     c0, c1, c2, c3 = counter
     for low, high in zip(low_keys, high_keys, strict=True):
-        high_0, low_0 = _product(c0, _MULTIPLIER_0)
-        high_1, low_1 = _product(c2, _MULTIPLIER_1)
+        high_0, low_0 = _product(kept(c0), _MULTIPLIER_0)
+        high_1, low_1 = _product(kept(c2), _MULTIPLIER_1)
         c0, c1, c2, c3 = high_1 ^ c1 ^ low, low_1, high_0 ^ c3 ^ high, low_0
     return c0, c1, c2, c3
 
 
+def kept(word: Tensor) -> Tensor:
+    """Return a word as a view of its own whole.
+
+    To a compiler that is a place in memory, which it then finds no need for, and without which it would make the word
+    anew wherever it is used.
+    """
+    return word.as_strided(word.size(), word.stride())
+
+
 def _product(word: Tensor, multiplier: int) -> tuple[Tensor, Tensor]:
-    """Return the high and the low word of a product, int32; no sum on the way is of more than 32 bits."""
+    """Return the high and the low word of a product with a multiplier of 2^31 or more, int32.
+
+    The multiplier less 2^32 is taken as high 2^16 + low with signed halves. No sum on the way is of more than 31 bits
+    and a sign, so that shifts, which keep the sign, lose nothing.
+    """
+    low_factor = (multiplier & _HALF ^ _HALF_SIGN) - _HALF_SIGN
+    high_factor = (_as_signed(multiplier) - low_factor) >> 16
     low, high = word & _HALF, _upper(word)
-    low_factor, high_factor = multiplier & _HALF, multiplier >> 16
-    middle = high * low_factor + _upper(low * low_factor)
+    middle = high * low_factor + (low * low_factor >> 16)
     other = low * high_factor + (middle & _HALF)
-    return high * high_factor + _upper(middle) + _upper(other), word * _as_signed(multiplier)
+    upper = high * high_factor + (middle >> 16) + (other >> 16)
+    # What the 2^32 left out would have added.
+    return upper + word, word * _as_signed(multiplier)
 
 
 def _upper(word: Tensor) -> Tensor:
