@@ -9,7 +9,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from zolightning.perturbation.bundle import Bundle
+from zolightning.perturbation.bundle import Bundle, are_light
 from zolightning.perturbation.compiler import Compiler
 from zolightning.perturbation.masks import Selection, mask_of
 from zolightning.perturbation.motion import Motion, moved_rows, subtract, subtract_in_turn, sum_into, summed_rows
@@ -165,9 +165,12 @@ class Directions:
         """
         reshard(self._units)
         small, on_counters = self._small(), [Turn(places, self.on_counters(places, steps)) for places, steps in turns]
-        for places, of in on_counters:
-            for piece in self._pieces(small, places, of, rounding):
-                piece.subtract(piece.estimate, of[piece.name].decay)
+        if self._kind == "signs" and are_light(on_counters, small, self.selections):
+            self._bundle_here().subtract_in_turn(small, on_counters)
+        else:
+            for places, of in on_counters:
+                for piece in self._pieces(small, places, of, rounding):
+                    piece.subtract(piece.estimate, of[piece.name].decay)
         for name, parameter in self._large().items():
             motions = [
                 self.motion(name, places, of[name].coefficients, of[name].decay, rounding) for places, of in on_counters
