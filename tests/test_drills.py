@@ -100,7 +100,9 @@ def test_sigterm_loses_no_step(tmp_path: Path, whole: tuple[Path, float]) -> Non
     # Nothing but the signal lets records be written.
     words += ["--journal.every_steps", "1000000", "--journal.every_seconds", "1000000"]
     assert killed(start(words, place / "said.txt"), whole[1], signal.SIGTERM) == 128 + signal.SIGTERM
-    assert "stopped by SIGTERM: to go on, add --ckpt_path last" in (place / "said.txt").read_text()
+    said = (place / "said.txt").read_text()
+    assert "To go on, add --ckpt_path last" in said
+    assert "stopped by SIGTERM" in said
     assert len(read(newest(place / "runs") / JOURNAL).steps) > 0
 
 

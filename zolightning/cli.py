@@ -131,11 +131,15 @@ class CLI(LightningCLI):
 
     @override
     def after_instantiate_classes(self) -> None:
-        """Let a journal stand for a checkpoint.
+        """Let the trainer know of the checkpoint from the beginning, and a journal stand for one.
 
         Raises:
             ConfigurationError: if a run is to go on from a journal that is not of its folder, or without one.
         """
+        settings = self.config_init[self.config["subcommand"]]
+        if settings.get("ckpt_path") is not None:
+            # Handed to `fit`, it would be known to nothing that is set up before it is loaded.
+            self.trainer.ckpt_path, settings["ckpt_path"] = settings["ckpt_path"], None
         if self._journal is None:
             return
         keeper = callbacks_of(self.trainer, callbacks.Journal)[0]
@@ -190,7 +194,7 @@ def main(args: ArgsType = None) -> None:
         print(f"zolightning: stopped: {error}", file=sys.stderr)
         raise SystemExit(3) from error
     except SIGTERMException as error:
-        print("zolightning: stopped by SIGTERM: to go on, add --ckpt_path last", file=sys.stderr)
+        print("zolightning: stopped by SIGTERM", file=sys.stderr)
         raise SystemExit(128 + signal.SIGTERM) from error
     except OSError as error:
         if error.errno not in _NO_ROOM:

@@ -139,6 +139,7 @@ class FineTuner(LightningModule):
         room, cloze = self.scheme.room(config), loading.is_masked(config)
         self.task.connect(self.tokenizer(), room, seed=self.run_seed, cloze=cloze)
         self._evaluation = Evaluation(self.task, self.processes)
+        resume.foresee(self)
 
     @override
     def configure_model(self) -> None:

@@ -90,10 +90,9 @@ def take_up(module: FineTuner, checkpoint: dict[str, Any]) -> dict[str, Any] | N
     """Let a module go on from a checkpoint, if it is to train; return what the run's recipe was, or None if not.
 
     Raises:
-        ConfigurationError: if the checkpoint is no FineTuner's, of another scheme, strategy, dtype or model, or of more
-            steps than the run is to have.
+        ConfigurationError: as `check` does, or if the checkpoint is of another model.
     """
-    saved = record_of(checkpoint, str(module.scheme), module.backbone)
+    saved = check(module, checkpoint)
     # A sharded checkpoint has been looked through and loaded by now, and has none here.
     if weights := checkpoint.get("state_dict"):
         own, shapes = module.state_dict(), {name: weight.shape for name, weight in weights.items()}
@@ -102,11 +101,6 @@ def take_up(module: FineTuner, checkpoint: dict[str, Any]) -> dict[str, Any] | N
         check_same_model({name: weight.shape for name, weight in own.items()}, shapes, needed)
     if module.trainer.state.fn != TrainerFn.FITTING:
         return None
-    strategy, steps = name_of(module.strategy), checkpoint["global_step"]
-    check_continuation(saved, strategy, module.dtype_name)
-    # At its last step a run may have been killed before it came to its results.
-    if 0 < module.trainer.max_steps < steps and not is_rehearsal(module.trainer):
-        raise nothing_left(module.trainer, steps)
     if saved["seed"] != module.run_seed:
         rank_zero_info(f"The run goes on with the seed that it began with, {saved['seed']}")
         module.seed = saved["seed"]
@@ -117,6 +111,36 @@ def take_up(module: FineTuner, checkpoint: dict[str, Any]) -> dict[str, Any] | N
     module.strategy.load_state_dict(saved["strategy_state"])
     recipe: dict[str, Any] | None = saved["recipe"]
     return recipe
+
+
+def foresee(module: FineTuner) -> None:
+    """Look into the checkpoint of a sharded run, which is loaded when the run has its weights.
+
+    Known here is a checkpoint that was set as `trainer.ckpt_path`, as the command line does, not one given to `fit`.
+
+    Raises:
+        ConfigurationError: as `check` does.
+    """
+    trainer = module.trainer
+    if isinstance(trainer.strategy, ShardedStrategy) and trainer.ckpt_path is not None:
+        check(module, trainer.strategy.header(Path(trainer.ckpt_path)))
+
+
+def check(module: FineTuner, checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+    """Check what is in a checkpoint beside its weights, and return what a FineTuner noted there.
+
+    Raises:
+        ConfigurationError: if the checkpoint is no FineTuner's, or of another scheme; where the module is to train,
+            also if it is of another strategy or dtype, or of more steps than the run is to have.
+    """
+    saved = record_of(checkpoint, str(module.scheme), module.backbone)
+    if module.trainer.state.fn == TrainerFn.FITTING:
+        check_continuation(saved, name_of(module.strategy), module.dtype_name)
+        steps = checkpoint["global_step"]
+        # At its last step a run may have been killed before it came to its results.
+        if 0 < module.trainer.max_steps < steps and not is_rehearsal(module.trainer):
+            raise nothing_left(module.trainer, steps)
+    return saved
 
 
 def announce_changes(began: Mapping[str, object], now: Mapping[str, object]) -> None:
@@ -149,7 +173,7 @@ def load_best(module: FineTuner) -> bool:
     return path is not None
 
 
-def record_of(checkpoint: dict[str, Any], scheme: str, backbone: str) -> dict[str, Any]:
+def record_of(checkpoint: Mapping[str, Any], scheme: str, backbone: str) -> dict[str, Any]:
     """Return what a FineTuner noted in a checkpoint, and warn if its backbone had another name.
 
     Raises:

@@ -61,7 +61,8 @@ def fit(
         default_root_dir=folder,
     )
     task = SampleReviews(batch_size=8, num_train=44, num_dev=16, num_test=8)
-    trainer.fit(module, datamodule=task, ckpt_path=folder / "checkpoints" / "last.ckpt" if resume else None)
+    trainer.ckpt_path = folder / "checkpoints" / "last.ckpt" if resume else None
+    trainer.fit(module, datamodule=task)
     return {
         name: (p.full_tensor() if isinstance(p, DTensor) else p).detach().clone()
         for name, p in module.network.named_parameters()

@@ -12,9 +12,10 @@ from torch import Tensor, distributed, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
-from tests.distributed.sharded_runs import STEPS, fit, fit_together
+from tests.distributed.sharded_runs import STEPS, fit, fit_here, fit_together
 from tests.helpers.models import tiny_llama, tokens
 from tests.helpers.ranks import in_ranks
+from zolightning import FineTuner
 from zolightning.callbacks.snapshots import WholeCheckpointIO
 from zolightning.distributed import ShardedStrategy
 from zolightning.errors import ConfigurationError
@@ -77,9 +78,25 @@ def test_a_sharded_run_resumes_on_any_number_of_processes(tmp_path: Path) -> Non
         assert sorted(path.name for path in saved.parent.iterdir()) == ["best.ckpt", "last.ckpt"]
     fit("ZOSGD", tmp_path / "alone", steps=2)
     kept = [str(tmp_path / run / "checkpoints" / "last.ckpt") for run in ("alone", "whole/ZOSGD")]
+    shutil.copytree(tmp_path / "whole" / "ZOSGD", tmp_path / "other" / "ZOAdam")
+    in_ranks(check_refused, str(tmp_path / "other"), str(tmp_path / "whole"))
     in_ranks(check_checkpoints, *kept)
     with pytest.raises(ConfigurationError, match=r"sharded weights: set trainer.strategy to zo_fsdp"):
         WholeCheckpointIO().load_checkpoint(kept[1])
+
+
+def check_refused(other: str, whole: str) -> None:
+    """Of another strategy, or with no step to do: before anything is loaded."""
+
+    def too_late(module: FineTuner) -> None:
+        raise AssertionError("the model is being loaded")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(FineTuner, "configure_model", too_late)
+        with pytest.raises(ConfigurationError, match="of strategy ZOSGD, which ZOAdam cannot go on from"):
+            fit_here(["ZOAdam"], other, STEPS, "zo_fsdp", True)
+        with pytest.raises(ConfigurationError, match=f"complete at step {STEPS}"):
+            fit_here(["ZOSGD"], whole, STEPS - 1, "zo_fsdp", True)
 
 
 def check_checkpoints(file: str, folder: str) -> None:

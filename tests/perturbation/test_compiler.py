@@ -202,6 +202,20 @@ def test_small_kernels_run_eager(monkeypatch: pytest.MonkeyPatch) -> None:
     assert torch.equal(out, range_of("gaussian", STREAM, 0, 64))
 
 
+def test_what_is_short_of_memory_is_not_run_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    def short(tensors: list[Tensor]) -> None:
+        raise torch.OutOfMemoryError("short")
+
+    def kernel(out: Tensor) -> None:
+        raise AssertionError("run again")
+
+    monkeypatch.setattr("zolightning.perturbation.compiler._compile", lambda *_: short)
+    compiler = Compiler(True, 0)
+    with pytest.raises(torch.OutOfMemoryError, match="short"):
+        compiler.run(kernel, 2, torch.zeros(2))
+    assert compiler.enabled
+
+
 @pytest.mark.parametrize(
     ("enabled", "size", "expected"), [(None, 10**6, True), (None, 999_999, False), (False, 10**9, False)]
 )

@@ -14,6 +14,7 @@ from typing import Any, Literal
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from typing_extensions import override
 
 from zolightning.callbacks.journal import Journal
@@ -108,7 +109,7 @@ class LastCheckpoint(ModelCheckpoint):
     @override
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Say what an interrupted run has kept; a step may be half done, so nothing more is saved."""
-        if not isinstance(exception, KeyboardInterrupt) or journal_of(trainer):
+        if not isinstance(exception, KeyboardInterrupt | SIGTERMException) or journal_of(trainer):
             return
         step = trainer.global_step
         if self.best_model_path:

@@ -9,6 +9,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from typing_extensions import override
 
 from zolightning.callbacks import journal_file
@@ -238,7 +239,7 @@ class Journal(Callback):
             # A disk that is full, or a device that has failed; what it was that ended the run is told by others.
             rank_zero_warn(f"The last {len(self._pending):,} steps are not in {self._writer.path}: {error}")
         else:
-            if isinstance(exception, KeyboardInterrupt):
+            if isinstance(exception, KeyboardInterrupt | SIGTERMException):
                 rank_zero_info(
                     f"Interrupted at step {trainer.global_step:,}: every step is in {self._writer.path}. To go on, add "
                     "--ckpt_path last"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,13 +17,17 @@ from zolightning.runs import OLD
 from zolightning.shapes import check_same_model
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from lightning.pytorch import Trainer
     from torch import nn
 
     from zolightning.models.loading import Attention, Dtype
     from zolightning.models.schemes import Scheme
+
+
+# What Lightning writes beside the weights in the folder of a sharded checkpoint.
+_HEADER = "meta.pt"
 
 
 class ShardedStrategy(ModelParallelStrategy):
@@ -107,6 +112,15 @@ class ShardedStrategy(ModelParallelStrategy):
         check_same_model(own, _shapes_in(Path(checkpoint_path)), own.keys())
         return super().load_checkpoint(checkpoint_path, weights_only)
 
+    def header(self, checkpoint: Path) -> Mapping[str, Any]:
+        """Return what is in a checkpoint, sharded or not, beside its weights, or with weights that are read when used.
+
+        Raises:
+            ConfigurationError: if it is torn.
+        """
+        with _torn(checkpoint):
+            return _mapped(checkpoint if checkpoint.is_file() else checkpoint / _HEADER)
+
     def load_weights(self, checkpoint: Path) -> None:
         """Load the weights of a checkpoint, sharded or not, which all processes call."""
         from torch.distributed.checkpoint.state_dict import (
@@ -142,20 +156,27 @@ def _shapes_in(path: Path) -> dict[str, Sequence[int]]:
     from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
     prefix = "state_dict."
-    try:
+    with _torn(path):
         if path.is_file():
             return {name: weight.shape for name, weight in _mapped(path)["state_dict"].items()}
         kept = FileSystemReader(path).read_metadata().state_dict_metadata
-    except OSError:
-        raise
-    # Of spoiled bytes these make whatever they make.
-    except Exception as error:
-        raise ConfigurationError(f"ckpt_path: {path} is torn, or no checkpoint: give another") from error
     return {
         name.removeprefix(prefix): entry.size
         for name, entry in kept.items()
         if name.startswith(prefix) and isinstance(entry, TensorStorageMetadata)
     }
+
+
+@contextmanager
+def _torn(path: Path) -> Iterator[None]:
+    """Say of a checkpoint that cannot be read within that it is torn."""
+    try:
+        yield
+    except OSError:
+        raise
+    # Of spoiled bytes what reads them makes whatever it makes.
+    except Exception as error:
+        raise ConfigurationError(f"ckpt_path: {path} is torn, or no checkpoint: give another") from error
 
 
 def _remove(path: Path) -> None:

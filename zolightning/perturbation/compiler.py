@@ -85,6 +85,9 @@ class Compiler:
             code(tensors)
             _VARIANTS[key] = code
             return True
+        # No reason to run a kernel again that may have written.
+        except torch.OutOfMemoryError:
+            raise
         # Whatever keeps a compiler from its work: eager code does the same, or raises what is wrong with it.
         except Exception as error:
             self.enabled = False
