@@ -179,7 +179,7 @@ def test_a_run_that_diverged_goes_on_with_another_rate(
 def test_a_complete_run_is_refused_unless_its_results_are_missing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """As of a process that was killed behind the last step."""
+    """As of a process that was killed after the last step."""
     config = recipe(tmp_path, "FOSGD")
     run = fit(config)
     with pytest.raises(SystemExit):

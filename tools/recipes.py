@@ -81,7 +81,7 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def header(path: Path, label: str) -> str:
-    """Return what the first lines of a recipe say behind a label, such as Needs, as one line."""
+    """Return what the first lines of a recipe say after a label, such as Needs, as one line."""
     found = re.search(rf"^# {label}: *(.*\n(?:#  .*\n)*)", path.read_text(), re.M)
     return "" if found is None else " ".join(found.group(1).replace("#", "").split())
 

@@ -3,7 +3,7 @@
     python tools/study.py --out runs/study --seeds 0 1 2 --vary model.strategy.lr=5e-7,1e-6 -- \
         --config configs/sst2.yaml --data.data_dir DATA
 
-Everything behind `--` goes to `python -m zolightning fit` as it is. Runs go one after another; a run whose result is
+Everything after `--` goes to `python -m zolightning fit` as it is. Runs go one after another; a run whose result is
 already there is not repeated, so a study that was interrupted goes on where it was.
 """
 

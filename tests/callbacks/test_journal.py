@@ -61,7 +61,7 @@ def results(run: Path) -> dict[str, object]:
 
 @pytest.mark.parametrize("strategy", ["SparseMeZO", "ZOAdam", "BlockwiseZO"])
 def test_a_run_that_ends_anywhere_goes_on_as_if_it_had_not(tmp_path: Path, copied: Copies, strategy: str) -> None:
-    """After step 1 there is not a record, after 3 no checkpoint, after 7 a tail behind one; 6 batches are an epoch."""
+    """After step 1 there is not a record, after 3 no checkpoint, after 7 a tail after one; 6 batches are an epoch."""
     whole = copied(strategy, 1, 3, 7, 10)
     for step, recorded, checkpoint in ((1, 0, False), (3, 3, False), (7, 7, True), (10, 8, True)):
         root = tmp_path / f"after-{step}"
@@ -171,7 +171,7 @@ def test_a_journal_of_other_steps_than_the_checkpoint_s_is_set_aside(tmp_path: P
     path.unlink()
     with JournalWriter(path, known.header) as writer:
         writer.append(replace(record, lr=2 * record.lr) for record in known.steps)
-    with pytest.warns(UserWarning, match="tells of other steps than the 4 behind the checkpoint"):
+    with pytest.warns(UserWarning, match="tells of other steps than the 4 before the checkpoint"):
         run = resume("ZOSGD", left)
     assert not (run / JOURNAL).exists()
     assert (run / "journal-7.zoj").exists()

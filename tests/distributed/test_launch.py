@@ -81,7 +81,7 @@ def test_if_one_process_dies_all_do_and_the_run_is_taken_up(victim: str, tmp_pat
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="finds processes in /proc")
 @pytest.mark.parametrize("asked", ["all", "first", "second"])
-def test_sigterm_ends_all_behind_the_same_step(asked: str, tmp_path: Path) -> None:
+def test_sigterm_ends_all_after_the_same_step(asked: str, tmp_path: Path) -> None:
     """A scheduler asks all processes, at moments that differ, and none waits for another."""
     # Nothing but the signal lets records be written.
     words = ("--trainer.strategy=zo_ddp", "--journal.every_steps=100000", "--journal.every_seconds=10000")

@@ -90,7 +90,7 @@ def test_settings_of_the_papers_and_others() -> None:
     assert table_of(under("prefix", "mistral")).shape == (5, 2 * 2 * 2 * 4)
     assert table_of(Scheme(Prefix(3)).apply(backbone("mistral", "prefix"))).shape == (3, 32)
     assert table_of(under("prompt", "mistral")).shape == (10, 16)
-    # As wide as the embeddings, which OPT may widen behind them.
+    # As wide as the embeddings, which OPT may widen after them.
     assert table_of(Scheme(Prompt(2)).apply(backbone("opt", "prompt"))).shape == (2, 8)
     assert trained(Scheme(LoRA(targets=["fc1"])).apply(backbone("opt", "lora"))) >= {
         "base_model.model.model.decoder.layers.0.fc1.lora_A.default.weight"

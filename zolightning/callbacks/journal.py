@@ -33,7 +33,7 @@ from zolightning.trainers import is_rehearsal
 class Journal(Callback):
     """Keeps `journal.zoj` in the run's folder: with the base weights it determines the weights after every step.
 
-    Some tens of bytes a step: 20,000 steps are half a megabyte. A run that ended early, however it did, goes on behind
+    Some tens of bytes a step: 20,000 steps are half a megabyte. A run that ended early, however it did, goes on after
     its last recorded step with `--ckpt_path last`; `tools/replay.py` and `zolightning.journal.load` make the fine-tuned
     model of any step from the base model. First-order and hybrid strategies have none: their steps are no scalars.
 
@@ -101,7 +101,7 @@ class Journal(Callback):
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin the journal, or go on behind the one that the run's folder has.
+        """Begin the journal, or go on after the one that the run's folder has.
 
         Raises:
             ConfigurationError: if the folder's journal is of another run, or none can be written.
@@ -140,14 +140,14 @@ class Journal(Callback):
         self._forwards, self._written_at = pl_module.forward_passes, time.monotonic()
 
     def _follow(self, known: Known, optimizer: ZerothOrderOptimizer, trainer: Trainer) -> None:
-        """Let the steps behind the checkpoint be taken again, if it is the last one."""
+        """Let the steps after the checkpoint be taken again, if it is the last one."""
         tail = known.steps[trainer.global_step :] if journal_file.is_last(trainer) else ()
         optimizer.follow(tail)
         self._recalled = {record.step: record for record in tail}
         self._validated = {validation.step for validation in known.validations}
         if tail:
             rank_zero_info(
-                f"{len(tail):,} steps behind step {trainer.global_step:,} are taken again from the journal, without "
+                f"{len(tail):,} steps after step {trainer.global_step:,} are taken again from the journal, without "
                 "forwards"
             )
 

@@ -37,7 +37,7 @@ def apart(known: Journal, trainer: Trainer, digest: int | None) -> str | None:
     if steps < here:
         return f"ends at step {steps:,}, before the checkpoint's {here:,}"
     if here and digests(known.layout, known.steps[:here])[-1] != digest:
-        return f"tells of other steps than the {here:,} behind the checkpoint"
+        return f"tells of other steps than the {here:,} before the checkpoint"
     if 0 < trainer.max_steps < steps and is_last(trainer):
         raise ConfigurationError(
             f"trainer.max_steps={trainer.max_steps:,}: the journal {known.path} has {steps:,} steps already: set "

@@ -1,4 +1,4 @@
-"""Ending a run of several processes behind the same step when one of them, or each, is asked to."""
+"""Ending a run of several processes after the same step when one of them, or each, is asked to."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing_extensions import override
 
 
 class Termination(Callback):
-    """Stops all processes of a `fit` behind the step, or the batch of a validation, in which any was sent SIGTERM.
+    """Stops all processes of a `fit` after the step, or the batch of a validation, in which any was sent SIGTERM.
 
     Lightning's own handler sends a broadcast from within the signal: processes that are asked at different moments, as
     by a scheduler that asks all, then wait for each other until their time is over. It also lets the host wait for the

@@ -22,7 +22,7 @@ class Journal:
         steps: the records of its steps; the first is that of step 0, and none is missing.
         validations: what validations found, in order.
         size: the bytes up to the last good record.
-        lost: the bytes behind it, of a record that was never finished, or that was changed.
+        lost: the bytes after it, of a record that was never finished, or that was changed.
     """
 
     path: Path
@@ -73,7 +73,7 @@ class Journal:
 
 
 def follows(record: Record | Validation, steps: int) -> bool:
-    """Return whether a record may stand behind those of so many steps.
+    """Return whether a record may follow those of so many steps.
 
     A validation may be of an earlier step: a run that goes on from its journal may validate more often than before.
     """

@@ -30,7 +30,7 @@ class JournalWriter:
     Args:
         path: the file.
         header: what a new journal begins with.
-        known: the journal that is there and goes on: what lies behind its last good record is cut off.
+        known: the journal that is there and goes on: what follows its last good record is cut off.
 
     Raises:
         ConfigurationError: if another process writes it, it cannot be written, or a new one is there already.
@@ -69,7 +69,7 @@ class JournalWriter:
 
         Raises:
             OSError: if they cannot be; the file then ends with the last record before them.
-            ValueError: if a record does not follow those before it: nobody could read what comes behind.
+            ValueError: if a record does not follow those before it: nobody could read what comes after it.
         """
         written = list(records)
         steps = len(self._digests)

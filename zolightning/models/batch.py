@@ -34,7 +34,7 @@ class OptionBatch:
     """Examples, their options, and where to read the options' logits.
 
     A sequence is a prompt with one tail. There is then no attention mask: padding is on the right, and a causal model
-    never sees, from a real token, what is behind it, so the fast causal kernels run and positions are the default ones.
+    never sees, from a real token, what follows it, so the fast causal kernels run and positions are the default ones.
 
     Or a sequence is a prompt with all of an example's tails, one after the other, so that the prompt is computed once.
     ``segments`` then tells whose token each is: a tail's tokens follow the prompt's and their own, and see no other's.

@@ -25,7 +25,7 @@ def generate(
     max_new_tokens: int,
     device: torch.device,
 ) -> list[str]:
-    """Return what a model writes behind each prompt, its likeliest token at each place, up to a stop string.
+    """Return what a model writes after each prompt, its likeliest token at each place, up to a stop string.
 
     Prompts are padded on the left and masked, so that a text does not depend on what it is batched with.
 

@@ -170,7 +170,7 @@ def max_positions(config: PretrainedConfig) -> int | None:
     name = text.attribute_map.get("max_position_embeddings", "max_position_embeddings")
     limit = text.to_dict().get(name)
     if limit and is_masked(config):
-        # Positions of RoBERTa's kind begin behind the one that stands for padding.
+        # Positions of RoBERTa's kind begin after the one that stands for padding.
         tables = [table for table in skeleton(config).modules() if isinstance(table, nn.Embedding)]
         places = (table.padding_idx for table in tables if table.num_embeddings == limit)
         limit -= max((place for place in places if place is not None), default=-1) + 1

@@ -40,7 +40,7 @@ class Example:
         cut: Whether the prompt was too long and lost its left end.
         question: What it was made from.
         mask: For a masked language model, the place in the prompt that the options, of a token each, may fill.
-        null: The same options behind a prompt that tells nothing of the record, where scores are calibrated by it.
+        null: The same options after a prompt that tells nothing of the record, where scores are calibrated by it.
     """
 
     prompt: list[int]
@@ -81,7 +81,7 @@ class Example:
 
     @cached_property
     def tails(self) -> list[list[int]]:
-        """What a model must read behind the prompt to score every option, the longest first.
+        """What a model must read after the prompt to score every option, the longest first.
 
         An option's last token is only predicted, never read. What remains may begin another option's remainder (always
         so where options are one token), and a causal model gives both the same outputs: one tail serves both.

@@ -38,8 +38,8 @@ def calibrated(likelihoods: Tensor, null: Tensor) -> Tensor:
     the option's tokens, of log-likelihoods [batch, options, tokens].
 
     Args:
-        likelihoods: behind the prompts.
-        null: behind the null prompts.
+        likelihoods: after the prompts.
+        null: after the null prompts.
     """
     return likelihoods.sum(-1) - null.sum(-1)
 

@@ -77,7 +77,7 @@ def field_names(template: str) -> tuple[str, ...]:
         ) from error
     names = [name or "" for _, name, _, _ in fields]
     if any(form or conversion for _, _, form, conversion in fields):
-        raise ConfigurationError(f"prompt={template!r}: braces hold a field's name alone, with no ':' or '!' behind it")
+        raise ConfigurationError(f"prompt={template!r}: braces hold a field's name alone, with no ':' or '!' after it")
     if bad := [name for name in names if not name or name.isdigit() or set(name) & set(".[")]:
         raise ConfigurationError(f"prompt={template!r}: braces must hold a field's name, got {{{bad[0]}}}")
     if not names:

@@ -136,7 +136,7 @@ class Wording(ABC):
         return Question(text, options, self.answer(record), record.origin, fields)
 
     def null_question(self, record: Record, cloze: bool = False) -> Question:
-        """The options of a record behind a prompt without its context, such as "It was" of SST-2."""
+        """The options of a record after a prompt without its context, such as "It was" of SST-2."""
         empty = Record({**record.fields, self.context or self.fields[0]: ""}, record.origin)
         prompt = self.question(empty, cloze).prompt.lstrip()
         origin = f"{record.origin}, without its context (calibration: sfc)"
