@@ -25,10 +25,11 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
     Example:
         >>> import tempfile
-        >>> kept = Path(tempfile.mkdtemp()) / "kept.txt"
-        >>> with replacing(kept) as file:
-        ...     _ = file.write(b"all of it")
-        >>> kept.read_bytes()
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     kept = Path(folder) / "kept.txt"
+        ...     with replacing(kept) as file:
+        ...         _ = file.write(b"all of it")
+        ...     kept.read_bytes()
         b'all of it'
     """
     path.parent.mkdir(parents=True, exist_ok=True)
