@@ -30,7 +30,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--base", help="hub id or folder of the base model; default: the journal's backbone")
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="where to write the model; it must not exist")
     parser.add_argument("--step", default="last", help="after how many steps; best on dev, or last (last)")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    parser.add_argument("--device", default=device, help=f"where to replay; default: {device}")
     parser.add_argument("--show", action="store_true", help="say what the journal holds, and stop")
     found = parser.parse_args(arguments)
     if not found.step.isdigit() and found.step not in ("best", "last"):

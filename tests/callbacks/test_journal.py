@@ -91,7 +91,9 @@ def test_an_adapter_s_journal_makes_the_adapter(tmp_path: Path) -> None:
     kept = weights(run / "checkpoints" / "last.ckpt")
     found = {f"model.{name}": parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     assert equal(found, kept)
-    with pytest.raises(ConfigurationError, match=r"of another run:\n  - base\.fingerprint"):
+    with pytest.raises(
+        ConfigurationError, match=r"(?s)of another run:\n  - base\.fingerprint.*\nGive the base model .*: sample"
+    ):
         load(str(run.parent.parent / "other"), changed(run, tmp_path / "other"))
 
 

@@ -64,11 +64,12 @@ def test_another_run_is_refused_with_what_differs() -> None:
     header = describe(ZOAdam(lr=1.0, eps=1e-3).configure_optimizer(network(), 1))
     other = describe(ZOAdam(lr=1.0, eps=1e-3, betas=(0.8, 0.99)).configure_optimizer(network(), 2))
     with pytest.raises(ConfigurationError) as caught:
-        check_same(header, other, "journal.zoj")
-    assert str(caught.value).splitlines()[:-1] == [
+        check_same(header, other, "journal.zoj", "Set these as they were")
+    assert str(caught.value).splitlines() == [
         "the journal journal.zoj is of another run:",
         "  - seed is 1 in the journal, 2 here",
         "  - optimizer.update.betas is [0.9, 0.999] in the journal, [0.8, 0.99] here",
+        "Set these as they were",
     ]
 
 

@@ -29,6 +29,11 @@ from zolightning.resume import announce_changes
 from zolightning.runs import JOURNAL, run_folder
 from zolightning.trainers import is_rehearsal
 
+_AS_THEY_WERE = (
+    "Set these as they were; a run that goes on from a checkpoint can also leave its journal behind, with "
+    "journal.enabled: false"
+)
+
 
 class Journal(Callback):
     """Keeps `journal.zoj` in the run's folder: with the base weights it determines the weights after every step.
@@ -128,7 +133,7 @@ class Journal(Callback):
         assert isinstance(optimizer, ZerothOrderOptimizer)
         header = header_of(trainer, pl_module, optimizer, self._base)
         if known is not None:
-            check_same(known.header, identity_of(header), path)
+            check_same(known.header, identity_of(header), path, _AS_THEY_WERE)
             if (why := journal_file.apart(known, trainer, self._digest)) is not None:
                 journal_file.give_up(known, trainer, why)
                 return
@@ -172,7 +177,8 @@ class Journal(Callback):
             return
         assert isinstance(module, FineTuner)
         journal = read(self.source)
-        check_same(journal.header, {"scheme": describe_scheme(module.scheme)}, self.source)
+        scheme = {"scheme": describe_scheme(module.scheme)}
+        check_same(journal.header, scheme, self.source, "Set model.scheme as it was")
         apply(module.network, journal, journal.steps, bar=True)
         self.source = None
 

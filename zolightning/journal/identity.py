@@ -158,16 +158,11 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, object]:
     return found
 
 
-def check_same(header: Mapping[str, Any], here: Mapping[str, Any], path: object) -> None:
+def check_same(header: Mapping[str, Any], here: Mapping[str, Any], path: object, advice: str) -> None:
     """Refuse a journal of another run.
 
     Raises:
-        ConfigurationError: naming what differs.
+        ConfigurationError: naming what differs, with the advice what to do.
     """
     if found := differences(header, here):
-        raise ConfigurationError(
-            f"the journal {path} is of another run:\n  - "
-            + "\n  - ".join(found)
-            + "\nSet these as they were; a run that "
-            "goes on from a checkpoint can also leave its journal behind, with journal.enabled: false"
-        )
+        raise ConfigurationError(f"the journal {path} is of another run:\n  - " + "\n  - ".join(found) + f"\n{advice}")

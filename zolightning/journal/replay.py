@@ -96,7 +96,9 @@ def apply(model: nn.Module, journal: Journal, records: Sequence[Record], bar: bo
     """
     optimizer = rebuild(model, journal.header)
     here: dict[str, Any] = {"base": base_of(model, adapter=journal.header["scheme"]["adapter"]), **describe(optimizer)}
-    check_same(journal.header, here, journal.path)
+    began = journal.header["model"]
+    advice = f"Give the base model that the run began with: {began['backbone']}, in {began['dtype']}"
+    check_same(journal.header, here, journal.path, advice)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, transient=True, disable=not bar) as progress:
         shown = progress.add_task(f"Replaying {journal.path.name}", total=len(records))
