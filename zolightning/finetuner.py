@@ -194,10 +194,18 @@ class FineTuner(LightningModule):
         closure = BatchLoss(self.task, self.network, self.task.few().to(self.device), self.micro_batch_size)
         self.strategy.check(self.trainer.optimizers[0], closure)
 
-    @override
-    def on_train_start(self) -> None:
+    def reassert_recipe(self) -> None:
+        """Let what the recipe has changed win over the checkpoint that the run goes on from, once.
+
+        Callbacks start before the module: one that reads the optimizer's settings there calls this first.
+        """
         if self._recipe is not None and self._resumed is not None:
             self._recipe.reassert(self._resumed, self.global_step)
+            self._resumed = None
+
+    @override
+    def on_train_start(self) -> None:
+        self.reassert_recipe()
         self.strategy.on_train_start(self)
 
     @override

@@ -18,6 +18,7 @@ from zolightning.cli import main
 from zolightning.errors import ConfigurationError
 from zolightning.finetuner import FineTuner
 from zolightning.journal import JournalWriter, load, read
+from zolightning.journal.scheme import loaded
 from zolightning.runs import JOURNAL, run_folder
 
 Copies = Callable[..., Path]
@@ -83,6 +84,9 @@ def test_the_journal_and_the_base_make_every_step(tmp_path: Path, copied: Copies
         kept = weights(run / "checkpoints" / f"{step}.ckpt")
         assert equal(found, {name: kept[name] for name in found})
     main(["test", "--config", str(tmp_path / "SparseMeZO.yaml"), "--ckpt_path", str(run / JOURNAL)])
+    header = read(run / JOURNAL).header
+    elsewhere = loaded("sample", header | {"model": header["model"] | {"attention": "flash_attention_2"}})
+    assert equal(elsewhere.state_dict(), loaded("sample", header).state_dict())
 
 
 def test_an_adapter_s_journal_makes_the_adapter(tmp_path: Path) -> None:
@@ -226,6 +230,39 @@ def test_going_on_from_the_best_keeps_the_old_journal_aside(tmp_path: Path, copi
     run = resume("ZOSGD", whole.parent, "--ckpt_path", "best")
     assert (run / "journal-10.zoj").read_bytes() == before
     assert read(run / JOURNAL).steps == read(whole / JOURNAL).steps
+
+
+def test_a_kill_after_going_on_from_the_best_loses_no_step(
+    tmp_path: Path, copied: Copies, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last checkpoint of the branch that was left is not the last of the new one."""
+    run = copied("ZOSGD")
+    best = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)["global_step"]
+    original = FineTuner.on_train_batch_end
+
+    def copy(module: FineTuner, *arguments: object) -> None:
+        original(module, *arguments)  # type: ignore[arg-type]
+        if module.global_step == best + 2:
+            shutil.copytree(run_folder(module.trainer), tmp_path / "left" / "version_0")
+
+    monkeypatch.setattr(FineTuner, "on_train_batch_end", copy)
+    flags = ("--model.strategy.lr", "5e-5", "--journal.every_steps", "1")
+    whole = resume("ZOSGD", run.parent, *flags, "--ckpt_path", "best").rename(tmp_path / "new")
+    monkeypatch.setattr(FineTuner, "on_train_batch_end", original)
+    assert (tmp_path / "left" / "version_0" / "checkpoints" / "last-10.ckpt").exists()
+    again = resume("ZOSGD", tmp_path / "left", *flags)
+    assert read(again / JOURNAL).steps == read(whole / JOURNAL).steps
+    assert equal(weights(again / "checkpoints" / "last.ckpt"), weights(whole / "checkpoints" / "last.ckpt"))
+
+
+def test_a_decay_that_goes_on_otherwise_is_refused(
+    tmp_path: Path, copied: Copies, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The checkpoint's setting is not the recipe's: a journal has one for all steps."""
+    copied("ZOSGD", 7)
+    with pytest.raises(SystemExit):
+        resume("ZOSGD", tmp_path / "after-7", "--model.strategy.weight_decay", "0.5")
+    assert "optimizer.weight_decay is 0.0 in the journal, 0.5 here" in "".join(capsys.readouterr())
 
 
 def test_what_goes_on_otherwise_from_a_journal_alone_is_said(

@@ -73,6 +73,14 @@ def test_another_run_is_refused_with_what_differs() -> None:
     ]
 
 
+def test_what_is_there_and_not_here_differs_and_the_other_way_round() -> None:
+    masked = describe(ZOSGD(lr=1.0, eps=1e-3, mask="random", sparsity=0.5).configure_optimizer(network(), 1))
+    dense = describe(ZOSGD(lr=1.0, eps=1e-3).configure_optimizer(network(), 1))
+    assert [found.split(" is ")[0] for found in differences(masked, dense)] == ["optimizer.sparsity"]
+    assert all(found.startswith("optimizer.sparsity.") for found in differences(dense, masked))
+    assert differences(dense, masked)
+
+
 class Own(Linear):
     def again(self) -> Any:
         return None

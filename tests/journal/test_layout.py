@@ -146,6 +146,10 @@ def test_the_best_step_is_the_first_of_equals(tmp_path: Path) -> None:
     journal = read(path)
     assert journal.best() == Validation(2, 0.75)
     assert journal.up_to("best") == journal.steps[:2]
+    with JournalWriter(path, journal.header, journal) as writer:
+        # A run that goes on, and validates more often, comes back to a step before the one that it had.
+        writer.append([Validation(1, 0.75)])
+    assert read(path).best() == Validation(1, 0.75)
     assert journal.up_to("last") == journal.steps
     assert journal.up_to(0) == ()
     with pytest.raises(ConfigurationError, match="has 4 steps: step must be at most that, got 5"):

@@ -109,7 +109,8 @@ class Journal(Callback):
         """Begin the journal, or go on after the one that the run's folder has.
 
         Raises:
-            ConfigurationError: if the folder's journal is of another run, or none can be written.
+            ConfigurationError: if the folder's journal is of another run, none can be written, or groups of
+                parameters have learning rates of their own.
         """
         assert isinstance(pl_module, FineTuner)
         # After an exception nobody may have cleared what a run before this one has left.
@@ -131,6 +132,8 @@ class Journal(Callback):
             return
         optimizer = trainer.optimizers[0]
         assert isinstance(optimizer, ZerothOrderOptimizer)
+        pl_module.reassert_recipe()
+        _check_one_rate(optimizer)
         header = header_of(trainer, pl_module, optimizer, self._base)
         if known is not None:
             check_same(known.header, identity_of(header), path, _AS_THEY_WERE)
@@ -193,11 +196,8 @@ class Journal(Callback):
         optimizer = trainer.optimizers[0]
         if not isinstance(optimizer, ZerothOrderOptimizer) or (taken := optimizer.taken) is None:
             return
-        if len({group["lr"] for group in optimizer.param_groups}) > 1:
-            raise ConfigurationError(
-                "a journal has one learning rate a step, and the groups of parameters have several: set "
-                "journal.enabled to false, or a scheduler that treats them alike"
-            )
+        if self._kept:
+            _check_one_rate(optimizer)
         self._step = taken.step + 1
         record = self._recalled.pop(taken.step, None)
         if record is not None:
@@ -269,3 +269,11 @@ class Journal(Callback):
         self._pending = []
         self._recalled.clear()
         self._validated.clear()
+
+
+def _check_one_rate(optimizer: ZerothOrderOptimizer) -> None:
+    if len({group["lr"] for group in optimizer.param_groups}) > 1:
+        raise ConfigurationError(
+            "a journal has one learning rate a step, and the groups of parameters have several: set journal.enabled "
+            "to false, or a scheduler that treats them alike"
+        )

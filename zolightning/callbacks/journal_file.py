@@ -86,6 +86,10 @@ def _opened(path: Path, header: dict[str, Any], known: Journal | None, trainer: 
     if steps == here or is_last(trainer):
         return JournalWriter(path, known.header, known)
     os.close(locked(path))
+    # First, and so that a kill from here on never leaves the state of a branch that was left beside another's journal.
+    last = path.parent / "checkpoints" / "last.ckpt"
+    while (left := runs.existing(last)) is not None:
+        _set_aside(left, steps)
     kept = _set_aside(path, steps)
     rank_zero_info(f"The run goes on from step {here:,}; the journal of all {steps:,} steps is now {kept.name}")
     writer = JournalWriter(path, known.header)
@@ -104,7 +108,7 @@ def same_file(one: Path, other: Path) -> bool:
 
 
 def _set_aside(path: Path, steps: int) -> Path:
-    """Rename a journal after the number of its steps."""
+    """Rename a run's journal, or its last checkpoint, after the number of the journal's steps."""
     aside = path.with_name(f"{path.stem}-{steps}{path.suffix}")
     number = 1
     while aside.exists():

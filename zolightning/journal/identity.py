@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, is_dataclass
 from typing import Any, cast
 
@@ -140,22 +140,16 @@ def rebuild(model: nn.Module, header: Mapping[str, Any]) -> ZerothOrderOptimizer
 
 def differences(header: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
     """Return what a journal's header says otherwise than what is at hand, of the things that the latter states."""
-    flat, own = _flat(header), _flat(other)
-    return [
-        f"{name} is {flat.get(name)} in the journal, {value} here"
-        for name, value in own.items()
-        if flat.get(name) != value
-    ]
+    return list(_differences(header, other, ""))
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, object]:
-    found: dict[str, object] = {}
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            found |= _flat(value, f"{prefix}{name}.")
-        else:
-            found[prefix + name] = value
-    return found
+def _differences(header: Mapping[str, Any], other: Mapping[str, Any], prefix: str) -> Iterator[str]:
+    for name, here in other.items():
+        there = header.get(name)
+        if isinstance(here, Mapping):
+            yield from _differences(there if isinstance(there, Mapping) else {}, here, f"{prefix}{name}.")
+        elif there != here:
+            yield f"{prefix}{name} is {there} in the journal, {here} here"
 
 
 def check_same(header: Mapping[str, Any], here: Mapping[str, Any], path: object, advice: str) -> None:

@@ -60,7 +60,7 @@ class Journal:
         return sorted(found, key=lambda one: (one.step, isinstance(one, Record)))
 
     def best(self) -> Validation:
-        """Return the validation with the best score; the first of equals, as a run keeps it.
+        """Return the validation with the best score; of equals that of the earliest step, as a run keeps it.
 
         Raises:
             ConfigurationError: if there is none.
@@ -68,8 +68,12 @@ class Journal:
         if not self.validations:
             raise ConfigurationError(f"{self.path} tells of no validation: choose a step by its number, or last")
         sign = -1.0 if self.header["selection"]["mode"] == "min" else 1.0
-        # A score that is not a number is worse than any.
-        return max(self.validations, key=lambda found: -math.inf if math.isnan(found.score) else sign * found.score)
+
+        def rank(found: Validation) -> tuple[float, int]:
+            # A score that is not a number is worse than any.
+            return -math.inf if math.isnan(found.score) else sign * found.score, -found.step
+
+        return max(self.validations, key=rank)
 
 
 def follows(record: Record | Validation, steps: int) -> bool:

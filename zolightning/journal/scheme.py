@@ -11,7 +11,7 @@ from torch import nn
 from zolightning.errors import ConfigurationError
 from zolightning.journal.identity import fingerprint
 from zolightning.models import adapters
-from zolightning.models.loading import load_model
+from zolightning.models.loading import Attention, load_model
 from zolightning.models.schemes import Scheme
 
 _ADAPTERS = {kind.__name__: kind for kind in (adapters.LoRA, adapters.Prefix, adapters.Prompt)}
@@ -48,5 +48,8 @@ def loaded(base: str, header: Mapping[str, Any]) -> nn.Module:
                 f"the journal is of an adapter of its own, {kind}: put it on the base model itself"
             )
         kind = _ADAPTERS[kind](**told["settings"])
-    model = load_model(base, header["model"]["dtype"], header["model"]["attention"])
+    began = header["model"]
+    # A replay takes no forward: it is not to need the GPU, nor the package, that the run's attention did.
+    attention: Attention = "sdpa" if began["attention"] == "flash_attention_2" else began["attention"]
+    model = load_model(base, began["dtype"], attention)
     return Scheme(kind, told["layers"]).apply(model, seed=header["seed"]).eval()

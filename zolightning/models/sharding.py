@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from zolightning.errors import ConfigurationError
 from zolightning.models import loading
 from zolightning.models.loading import Attention, Dtype
 from zolightning.optim.blocks import layers_of
@@ -50,7 +51,13 @@ def load_sharded(
         names = [name for name, _ in _tensors(model)]
         if files is not None and all(name in files for name in names):
             for name, tensor in _tensors(model):
-                _read_into(tensor, files[name].get_slice(name))
+                stored = files[name].get_slice(name)
+                if (shape := stored.get_shape()) != list(tensor.shape):
+                    raise ConfigurationError(
+                        f"the backbone {backbone}: {name} has the shape {shape} in its files, and "
+                        f"{list(tensor.shape)} by its config.json: the two are of different models"
+                    )
+                _read_into(tensor, stored)
         else:
             _receive(model, backbone, dtype, attention)
     nn.Module.eval(model)
