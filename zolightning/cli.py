@@ -103,7 +103,7 @@ class CLI(LightningCLI):
         self._journal: Path | None = None
         if config.get("ckpt_path") is None:
             return
-        path = resolve_checkpoint(config["ckpt_path"], self._root())
+        path = resolve_checkpoint(config["ckpt_path"], self._root(), config["trainer"]["logger"] is not False)
         if is_journal(path):
             self._journal = path
         config["ckpt_path"] = None if is_journal(path) else str(path)
@@ -153,11 +153,16 @@ class CLI(LightningCLI):
                 f"ckpt_path: there is no checkpoint but {self._journal} to go on from, and journal.enabled is false: "
                 "set it to true, or leave ckpt_path out"
             )
-        if version_of(self._journal, self._root()) is None:
-            raise ConfigurationError(
-                f"ckpt_path: a run goes on from its journal in its own folder: set trainer.default_root_dir to the "
-                f"folder that {self._journal.parent} is in"
-            )
+        folder, logger = self._journal.parent, self._settings()["trainer"]["logger"]
+        if logger in (None, True) and version_of(self._journal, self._root()) is None:
+            where = f"the folder that {folder} is in"
+        elif logger is False and folder.resolve() != self._root().resolve():
+            where = str(folder)
+        else:
+            return
+        raise ConfigurationError(
+            f"ckpt_path: a run goes on from its journal in its own folder: set trainer.default_root_dir to {where}"
+        )
 
     def _settings(self) -> Namespace:
         settings = self.config[self.config["subcommand"]]

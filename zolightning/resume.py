@@ -12,7 +12,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from zolightning.distributed import ShardedStrategy
 from zolightning.errors import ConfigurationError
-from zolightning.runs import existing
+from zolightning.runs import existing, reported_steps
 from zolightning.shapes import check_same_model
 from zolightning.strategies.base import Strategy
 from zolightning.trainers import is_rehearsal
@@ -119,11 +119,13 @@ def foresee(module: FineTuner) -> None:
     Known here is a checkpoint that was set as `trainer.ckpt_path`, as the command line does, not one given to `fit`.
 
     Raises:
-        ConfigurationError: as `check` does.
+        ConfigurationError: as `check` and `check_incomplete` do.
     """
     trainer = module.trainer
     if isinstance(trainer.strategy, ShardedStrategy) and trainer.ckpt_path is not None:
-        check(module, trainer.strategy.header(Path(trainer.ckpt_path)))
+        checkpoint = trainer.strategy.header(Path(trainer.ckpt_path))
+        check(module, checkpoint)
+        check_incomplete(trainer, checkpoint["global_step"])
 
 
 def check(module: FineTuner, checkpoint: Mapping[str, Any]) -> dict[str, Any]:
@@ -139,7 +141,7 @@ def check(module: FineTuner, checkpoint: Mapping[str, Any]) -> dict[str, Any]:
         steps = checkpoint["global_step"]
         # At its last step a run may have been killed before it came to its results.
         if 0 < module.trainer.max_steps < steps and not is_rehearsal(module.trainer):
-            raise nothing_left(module.trainer, steps)
+            raise _nothing_left(module.trainer, steps)
     return saved
 
 
@@ -209,7 +211,20 @@ def check_continuation(saved: dict[str, Any], strategy: str, dtype: str) -> None
         )
 
 
-def nothing_left(trainer: Trainer, step: int) -> ConfigurationError:
+def check_incomplete(trainer: Trainer, step: int) -> bool:
+    """Check that a run that is taken up at a step has something left to do; return whether that is its results alone.
+
+    Raises:
+        ConfigurationError: if it has all its steps, and its results.
+    """
+    if trainer.state.fn != TrainerFn.FITTING or not 0 < step == trainer.max_steps or is_rehearsal(trainer):
+        return False
+    if reported_steps(trainer) >= step:
+        raise _nothing_left(trainer, step)
+    return True
+
+
+def _nothing_left(trainer: Trainer, step: int) -> ConfigurationError:
     """Return what is raised where a run that is taken up at a step has nothing left to do."""
     return ConfigurationError(
         f"ckpt_path: the run is complete at step {step}; to go on, raise trainer.max_steps, now {trainer.max_steps}"

@@ -64,7 +64,7 @@ def check_writable(root: Path) -> None:
         ) from error
 
 
-def resolve_checkpoint(name: str, root: Path) -> Path:
+def resolve_checkpoint(name: str, root: Path, numbered: bool = True) -> Path:
     """Return the `best.ckpt` or `last.ckpt` of the newest `fit` under a root, or the file that is named.
 
     A run that has no last checkpoint yet may have its journal, which stands in for it.
@@ -72,6 +72,7 @@ def resolve_checkpoint(name: str, root: Path) -> Path:
     Args:
         name: `best`, `last`, or a file: a checkpoint or a journal.
         root: where runs are kept.
+        numbered: whether each has a folder of its own there; without a logger the root is the newest run's.
 
     Raises:
         ConfigurationError: if there is none.
@@ -86,10 +87,15 @@ def resolve_checkpoint(name: str, root: Path) -> Path:
                 f"{JOURNAL}, or one of {', '.join(KEYWORDS)}"
             )
         return path
-    runs = [path.parent for path in root.glob("version_*/config.yaml")]
+    runs = [path.parent for path in root.glob("version_*/config.yaml" if numbered else "config.yaml")]
     if not runs:
-        raise ConfigurationError(f"ckpt_path: no run under {root}; set trainer.default_root_dir to where the run was")
-    newest = max(runs, key=_number)
+        raise ConfigurationError(
+            f"ckpt_path: no run {'under' if numbered else 'without a logger in'} {root}; set trainer.default_root_dir "
+            "to where the run was"
+        )
+    if numbered:
+        runs.sort(key=_number, reverse=True)
+    newest = runs[0]
     kept, journal = _kept(newest, name), newest / JOURNAL
     if kept is None and name == "last" and journal.is_file():
         return journal
@@ -129,8 +135,8 @@ def _is_checkpoint(path: Path) -> bool:
 
 
 def _nearest(runs: Sequence[Path], name: str) -> str:
-    """Return the checkpoint of the newest run that has one, as the end of a sentence."""
-    files = (_kept(run, name) for run in sorted(runs, key=_number, reverse=True))
+    """Return the checkpoint of the first run that has one, as the end of a sentence."""
+    files = (_kept(run, name) for run in runs)
     return next((f": --ckpt_path {file}" for file in files if file is not None), "")
 
 

@@ -11,15 +11,19 @@ from typing import Literal
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from typing_extensions import override
 
 from tests.helpers.runs import fit, newest, recipe, weights
+from zolightning.callbacks import journal_file
 from zolightning.cli import main
 from zolightning.errors import ConfigurationError
 from zolightning.finetuner import FineTuner
 from zolightning.journal import JournalWriter, load, read
 from zolightning.journal.scheme import loaded
+from zolightning.optim.zeroth_order import ZerothOrderOptimizer
 from zolightning.runs import JOURNAL, run_folder
+from zolightning.strategies import ZOSGD
 
 Copies = Callable[..., Path]
 
@@ -255,6 +259,47 @@ def test_a_kill_after_going_on_from_the_best_loses_no_step(
     assert equal(weights(again / "checkpoints" / "last.ckpt"), weights(whole / "checkpoints" / "last.ckpt"))
 
 
+def test_a_kill_while_a_branch_begins_loses_no_step(
+    tmp_path: Path, copied: Copies, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until the new branch's journal is there, the one that is left stands for all of its steps."""
+    run = copied("ZOSGD")
+
+    def killed(folder: Path, steps: int) -> None:
+        original(folder, steps)
+        shutil.copytree(folder, tmp_path / "left" / "version_0")
+
+    original = journal_file._set_last_aside
+    monkeypatch.setattr(journal_file, "_set_last_aside", killed)
+    resume("ZOSGD", run.parent, "--ckpt_path", "best")
+    monkeypatch.setattr(journal_file, "_set_last_aside", original)
+    assert not (tmp_path / "left" / "version_0" / "checkpoints" / "last.ckpt").exists()
+    again = resume("ZOSGD", tmp_path / "left")
+    assert read(again / JOURNAL).steps == read(again / "journal-10.zoj").steps == read(run / JOURNAL).steps
+    assert equal(weights(again / "checkpoints" / "last.ckpt"), weights(run / "checkpoints" / "last.ckpt"))
+
+
+class TwoRates(ZOSGD):
+    """Norms and biases, which do not decay, take half the rate."""
+
+    @override
+    def configure_optimizer(self, model: nn.Module, seed: int) -> ZerothOrderOptimizer:
+        optimizer = super().configure_optimizer(model, seed)
+        optimizer.param_groups[1]["lr"] /= 2
+        return optimizer
+
+
+def test_rates_that_differ_by_group_leave_no_journal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = recipe(tmp_path)
+    flags = ("--model.strategy", f"{__name__}.TwoRates", "--model.strategy.weight_decay", "0.1")
+    settings = ("--model.strategy.lr", "1e-4", "--model.strategy.eps", "1e-3", "--trainer.max_steps", "2")
+    with pytest.raises(SystemExit):
+        fit(config, *flags, *settings)
+    assert "one learning rate a step, and the groups of parameters have several" in capsys.readouterr().err
+    assert not (newest(tmp_path / "runs") / JOURNAL).exists()
+    assert json.loads((fit(config, *flags, *settings, "--journal.enabled", "false") / "result.json").read_text())
+
+
 def test_a_decay_that_goes_on_otherwise_is_refused(
     tmp_path: Path, copied: Copies, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -295,6 +340,30 @@ def test_a_second_run_in_a_folder_begins_anew(tmp_path: Path) -> None:
     assert (first.header["seed"], second.header["seed"]) == (1, 2)
     assert len(second.steps) == 3
     assert first.steps != second.steps
+    kept = [tmp_path / "runs" / "checkpoints" / f"{name}.ckpt" for name in ("last-3", "last")]
+    assert not equal(*(weights(file) for file in kept))
+
+
+def test_without_a_logger_a_run_goes_on_from_its_journal_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config, last = recipe(tmp_path, logger=False), ("--ckpt_path", "last")
+    main(["fit", "--config", str(config)])
+    run = tmp_path / "runs"
+    whole, state = read(run / JOURNAL), weights(run / "checkpoints" / "last.ckpt")
+    shutil.rmtree(run / "checkpoints")
+    (run / JOURNAL).write_bytes((run / JOURNAL).read_bytes()[: whole.layout.size * -8])
+    assert 0 < len(read(run / JOURNAL).steps) < 10
+    main(["fit", "--config", str(config), *last])
+    assert read(run / JOURNAL).steps == whole.steps
+    assert equal(weights(run / "checkpoints" / "last.ckpt"), state)
+    for flags, said in (
+        ([*last, "--trainer.default_root_dir", str(tmp_path / "none")], "no run without a logger in"),
+        (["--ckpt_path", str(run / JOURNAL), "--trainer.default_root_dir", str(tmp_path / "none")], f"to {run}"),
+    ):
+        with pytest.raises(SystemExit):
+            main(["fit", "--config", str(config), *flags])
+        assert said in capsys.readouterr().err
 
 
 def test_a_run_with_nothing_but_its_journal_needs_it(
@@ -305,7 +374,7 @@ def test_a_run_with_nothing_but_its_journal_needs_it(
         (["--journal.enabled", "false"], "set it to true"),
         (["--ckpt_path", str(tmp_path / "after-3" / "version_0" / JOURNAL)], "set trainer.default_root_dir to"),
         (["--model.strategy", "FOSGD"], "this run cannot: FOSGD goes by gradients"),
-        (["--trainer.logger", "false"], "this run would leave its files in"),
+        (["--trainer.logger", "false"], "no run without a logger in"),
     ):
         with pytest.raises(SystemExit):
             resume("ZOSGD", tmp_path / "after-3", *flags)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from tests.helpers.models import tiny_llama, tokens
 from tests.helpers.ranks import in_ranks
 from zolightning import FineTuner
 from zolightning.callbacks.snapshots import WholeCheckpointIO
-from zolightning.distributed import ShardedStrategy
+from zolightning.distributed import ShardedStrategy, sharded
 from zolightning.errors import ConfigurationError
 from zolightning.journal import load
 from zolightning.models.loading import load_model
@@ -25,7 +26,7 @@ from zolightning.models.schemes import Scheme
 from zolightning.models.sharding import gathered, load_sharded
 from zolightning.optim.first_order import BackpropSGD
 from zolightning.optim.hybrid import HybridOptimizer
-from zolightning.runs import JOURNAL, resolve_checkpoint
+from zolightning.runs import JOURNAL, OLD, RESULT, existing, resolve_checkpoint
 from zolightning.strategies import ZOSGD
 
 
@@ -97,6 +98,9 @@ def check_refused(other: str, whole: str) -> None:
             fit_here(["ZOAdam"], other, STEPS, "zo_fsdp", True)
         with pytest.raises(ConfigurationError, match=f"complete at step {STEPS}"):
             fit_here(["ZOSGD"], whole, STEPS - 1, "zo_fsdp", True)
+        Path(whole, "ZOSGD", RESULT).write_text(json.dumps({"steps": STEPS}))
+        with pytest.raises(ConfigurationError, match=f"complete at step {STEPS}"):
+            fit_here(["ZOSGD"], whole, STEPS, "zo_fsdp", True)
 
 
 def check_checkpoints(file: str, folder: str) -> None:
@@ -138,7 +142,15 @@ def test_first_order_runs_differ_in_rounding_and_resume(tmp_path: Path) -> None:
 def check_loading(folder: str) -> None:
     """Weights that a file has under the model's names are read in rows; others come from the first process."""
     mesh = init_device_mesh("cpu", (2,))
-    for name in sorted(Path(folder).iterdir()):
+    config = Path(folder, "untied", "config.json")
+    if distributed.get_rank() == 0:
+        shutil.copytree(config.parent, config.parent.parent / "changed")
+        changed = Path(folder, "changed", config.name)
+        changed.write_text(json.dumps(json.loads(changed.read_text()) | {"vocab_size": 3}))
+    distributed.barrier()
+    with pytest.raises(ConfigurationError, match=r"embed_tokens.weight has the shape .* the two are of different"):
+        load_sharded(str(config.parent.parent / "changed"), "float32", "sdpa", mesh, torch.device("cpu"))
+    for name in (Path(folder, name) for name in ("base", "tied", "untied")):
         model = load_sharded(str(name), "bfloat16", "sdpa", mesh, torch.device("cpu"))
         whole = load_model(str(name), "bfloat16", "sdpa")
         assert_equal(gathered(model) or dict(whole.state_dict()), dict(whole.state_dict()))
@@ -166,6 +178,53 @@ def test_loading_and_what_is_refused(tmp_path: Path) -> None:
     config = tmp_path / "base" / "config.json"
     config.write_text(config.read_text().replace("LlamaModel", "LlamaForCausalLM"))
     in_ranks(check_loading, str(tmp_path))
+
+
+class _Killed(BaseException):
+    """What no handler of errors takes for one."""
+
+
+@pytest.mark.parametrize("at", range(4))
+def test_a_sharded_snapshot_is_whole_wherever_a_kill_falls(
+    at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before each change of the disk in turn; the next snapshot then finds its place."""
+    path = tmp_path / "last.ckpt"
+    old, new = path.with_name(path.name + OLD), path.with_name(path.name + ".new")
+    snapshot(path, "1")
+    snapshot(new, "2")
+    left = at
+
+    def counted(change: Callable[..., object]) -> Callable[..., object]:
+        def change_or_die(*arguments: object) -> object:
+            nonlocal left
+            if not left:
+                raise _Killed
+            left -= 1
+            return change(*arguments)
+
+        return change_or_die
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", counted(Path.rename))
+        patch.setattr(sharded, "_remove", counted(sharded._remove))
+        with pytest.raises(_Killed):
+            sharded._replace(path, new, old)
+    found = existing(path)
+    assert found is not None
+    assert (found / "held").read_text() == ("2" if at == 3 else "1")
+    sharded._remove(new)
+    snapshot(new, "3")
+    sharded._replace(path, new, old)
+    assert [one.name for one in tmp_path.iterdir()] == [path.name]
+    assert (path / "held").read_text() == "3"
+
+
+def snapshot(path: Path, held: str) -> None:
+    """Write what stands for a sharded checkpoint."""
+    path.mkdir()
+    (path / ".metadata").touch()
+    (path / "held").write_text(held)
 
 
 def test_a_timeout_must_be_positive() -> None:

@@ -10,6 +10,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from zolightning import runs
+from zolightning.durable import replacing
 from zolightning.errors import ConfigurationError
 from zolightning.journal.reader import Journal, parsed, read
 from zolightning.journal.writer import JournalWriter, digests, locked
@@ -74,7 +75,9 @@ def _opened(path: Path, header: dict[str, Any], known: Journal | None, trainer: 
     if known is None:
         if path.is_file():
             os.close(locked(path))
-            kept = _set_aside(path, len(read(path).steps))
+            steps = len(read(path).steps)
+            _set_last_aside(path.parent, steps)
+            kept = _set_aside(path, steps)
             rank_zero_info(f"The journal of another run in this folder is now {kept.name}")
         return JournalWriter(path, header)
     if known.lost:
@@ -86,15 +89,15 @@ def _opened(path: Path, header: dict[str, Any], known: Journal | None, trainer: 
     if steps == here or is_last(trainer):
         return JournalWriter(path, known.header, known)
     os.close(locked(path))
-    # First, and so that a kill from here on never leaves the state of a branch that was left beside another's journal.
-    last = path.parent / "checkpoints" / "last.ckpt"
-    while (left := runs.existing(last)) is not None:
-        _set_aside(left, steps)
-    kept = _set_aside(path, steps)
+    kept = _aside(path, steps)
+    with replacing(kept) as file:
+        file.write(path.read_bytes())
+    # Before the journal changes, so that a kill never leaves the state of the branch that was left beside another's.
+    _set_last_aside(path.parent, steps)
+    with replacing(path) as file:
+        file.write(known.layout.head + b"".join(map(known.layout.encode, known.until(here))))
     rank_zero_info(f"The run goes on from step {here:,}; the journal of all {steps:,} steps is now {kept.name}")
-    writer = JournalWriter(path, known.header)
-    writer.append(known.until(here))
-    return writer
+    return JournalWriter(path, known.header, read(path))
 
 
 def is_last(trainer: Trainer) -> bool:
@@ -107,11 +110,23 @@ def same_file(one: Path, other: Path) -> bool:
     return one.resolve() == other.resolve()
 
 
+def _set_last_aside(run: Path, steps: int) -> None:
+    """Rename what a run's folder has as its last checkpoint, after the number of the steps of its journal."""
+    last = run / "checkpoints" / "last.ckpt"
+    while (left := runs.existing(last)) is not None:
+        _set_aside(left, steps)
+
+
 def _set_aside(path: Path, steps: int) -> Path:
     """Rename a run's journal, or its last checkpoint, after the number of the journal's steps."""
+    return path.rename(_aside(path, steps))
+
+
+def _aside(path: Path, steps: int) -> Path:
+    """Return a name that is free."""
     aside = path.with_name(f"{path.stem}-{steps}{path.suffix}")
     number = 1
     while aside.exists():
         number += 1
         aside = path.with_name(f"{path.stem}-{steps}-{number}{path.suffix}")
-    return path.rename(aside)
+    return aside

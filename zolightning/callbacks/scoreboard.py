@@ -9,7 +9,6 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 from rich.console import Console
 from rich.table import Table
@@ -19,8 +18,8 @@ from zolightning.callbacks.memory import MemoryProfiler
 from zolightning.durable import replacing
 from zolightning.evaluation import evaluate
 from zolightning.finetuner import FineTuner
-from zolightning.resume import nothing_left
-from zolightning.runs import RESULT, reported_steps, run_folder
+from zolightning.resume import check_incomplete
+from zolightning.runs import RESULT, run_folder
 from zolightning.trainers import callbacks_of, is_rehearsal
 
 Scores = dict[str, float]
@@ -58,11 +57,8 @@ class Scoreboard(Callback):
             ConfigurationError: if they are not.
         """
         step = checkpoint["global_step"]
-        if trainer.state.fn != TrainerFn.FITTING or not 0 < step == trainer.max_steps or is_rehearsal(trainer):
-            return
-        if reported_steps(trainer) >= step:
-            raise nothing_left(trainer, step)
-        rank_zero_info(f"The run had ended at step {step:,} without its results: they are made now")
+        if check_incomplete(trainer, step):
+            rank_zero_info(f"The run had ended at step {step:,} without its results: they are made now")
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
