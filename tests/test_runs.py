@@ -29,6 +29,12 @@ def test_the_newest_is_found_and_its_run_known(tmp_path: Path) -> None:
     assert version_of(newest, tmp_path) == 10
     assert version_of(newest, tmp_path / "elsewhere") is None
     assert resolve_checkpoint(str(best), tmp_path) == best
+    assert resolve_checkpoint("best", tmp_path, numbered=False) == best
+    (tmp_path / "checkpoints").mkdir()
+    for name in ("config.yaml", "checkpoints/best.ckpt"):
+        (tmp_path / name).touch()
+    assert resolve_checkpoint("best", tmp_path, numbered=False) == tmp_path / "checkpoints" / "best.ckpt"
+    assert resolve_checkpoint("best", tmp_path) == best
 
 
 def test_a_sharded_checkpoint_whose_process_died_between_two_renames_is_found(tmp_path: Path) -> None:

@@ -72,7 +72,7 @@ def resolve_checkpoint(name: str, root: Path, numbered: bool = True) -> Path:
     Args:
         name: `best`, `last`, or a file: a checkpoint or a journal.
         root: where runs are kept.
-        numbered: whether each has a folder of its own there; without a logger the root is the newest run's.
+        numbered: whether each has a folder of its own there; else the root is the newest run's, if it has one.
 
     Raises:
         ConfigurationError: if there is none.
@@ -87,14 +87,9 @@ def resolve_checkpoint(name: str, root: Path, numbered: bool = True) -> Path:
                 f"{JOURNAL}, or one of {', '.join(KEYWORDS)}"
             )
         return path
-    runs = [path.parent for path in root.glob("version_*/config.yaml" if numbered else "config.yaml")]
+    runs = [root] if not numbered and (root / "config.yaml").is_file() else _numbered(root)
     if not runs:
-        raise ConfigurationError(
-            f"ckpt_path: no run {'under' if numbered else 'without a logger in'} {root}; set trainer.default_root_dir "
-            "to where the run was"
-        )
-    if numbered:
-        runs.sort(key=_number, reverse=True)
+        raise ConfigurationError(f"ckpt_path: no run under {root}; set trainer.default_root_dir to where the run was")
     newest = runs[0]
     kept, journal = _kept(newest, name), newest / JOURNAL
     if kept is None and name == "last" and journal.is_file():
@@ -138,6 +133,11 @@ def _nearest(runs: Sequence[Path], name: str) -> str:
     """Return the checkpoint of the first run that has one, as the end of a sentence."""
     files = (_kept(run, name) for run in runs)
     return next((f": --ckpt_path {file}" for file in files if file is not None), "")
+
+
+def _numbered(root: Path) -> list[Path]:
+    """Return the folders of the runs under a root, the newest first."""
+    return sorted((path.parent for path in root.glob("version_*/config.yaml")), key=_number, reverse=True)
 
 
 def _number(run: Path) -> int:

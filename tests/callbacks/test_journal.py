@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -233,7 +233,19 @@ def test_going_on_from_the_best_keeps_the_old_journal_aside(tmp_path: Path, copi
     before = (whole / JOURNAL).read_bytes()
     run = resume("ZOSGD", whole.parent, "--ckpt_path", "best")
     assert (run / "journal-10.zoj").read_bytes() == before
-    assert read(run / JOURNAL).steps == read(whole / JOURNAL).steps
+    assert read(run / JOURNAL).until(10) == read(whole / JOURNAL).until(10)
+
+
+def test_going_on_from_the_last_of_a_branch_that_was_left(tmp_path: Path, copied: Copies) -> None:
+    """Its steps are not those of the journal, which is set aside with the last checkpoint of the other branch."""
+    flags = ("--ckpt_path", "best", "--trainer.max_steps", "12", "--model.strategy.lr", "5e-5")
+    run = resume("ZOSGD", copied("ZOSGD").parent, *flags)
+    left = run / "checkpoints" / "last-10.ckpt"
+    again = fit(tmp_path / "ZOSGD.yaml", "--ckpt_path", str(left), "--trainer.max_steps", "11")
+    assert not (again / JOURNAL).exists()
+    assert (again / "journal-12.zoj").exists()
+    assert torch.load(again / "checkpoints" / "last-12.ckpt", weights_only=True)["global_step"] == 12
+    assert torch.load(again / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 11
 
 
 def test_a_kill_after_going_on_from_the_best_loses_no_step(
@@ -255,7 +267,7 @@ def test_a_kill_after_going_on_from_the_best_loses_no_step(
     monkeypatch.setattr(FineTuner, "on_train_batch_end", original)
     assert (tmp_path / "left" / "version_0" / "checkpoints" / "last-10.ckpt").exists()
     again = resume("ZOSGD", tmp_path / "left", *flags)
-    assert read(again / JOURNAL).steps == read(whole / JOURNAL).steps
+    assert read(again / JOURNAL).until(10) == read(whole / JOURNAL).until(10)
     assert equal(weights(again / "checkpoints" / "last.ckpt"), weights(whole / "checkpoints" / "last.ckpt"))
 
 
@@ -265,14 +277,14 @@ def test_a_kill_while_a_branch_begins_loses_no_step(
     """Until the new branch's journal is there, the one that is left stands for all of its steps."""
     run = copied("ZOSGD")
 
-    def killed(folder: Path, steps: int) -> None:
-        original(folder, steps)
+    def killed(folder: Path, *arguments: Any) -> None:
+        original(folder, *arguments)
         shutil.copytree(folder, tmp_path / "left" / "version_0")
 
-    original = journal_file._set_last_aside
-    monkeypatch.setattr(journal_file, "_set_last_aside", killed)
+    original = journal_file._set_checkpoints_aside
+    monkeypatch.setattr(journal_file, "_set_checkpoints_aside", killed)
     resume("ZOSGD", run.parent, "--ckpt_path", "best")
-    monkeypatch.setattr(journal_file, "_set_last_aside", original)
+    monkeypatch.setattr(journal_file, "_set_checkpoints_aside", original)
     assert not (tmp_path / "left" / "version_0" / "checkpoints" / "last.ckpt").exists()
     again = resume("ZOSGD", tmp_path / "left")
     assert read(again / JOURNAL).steps == read(again / "journal-10.zoj").steps == read(run / JOURNAL).steps
@@ -340,8 +352,12 @@ def test_a_second_run_in_a_folder_begins_anew(tmp_path: Path) -> None:
     assert (first.header["seed"], second.header["seed"]) == (1, 2)
     assert len(second.steps) == 3
     assert first.steps != second.steps
-    kept = [tmp_path / "runs" / "checkpoints" / f"{name}.ckpt" for name in ("last-3", "last")]
-    assert not equal(*(weights(file) for file in kept))
+    main(["fit", "--config", str(config), "--trainer.max_steps", "3", "--journal.enabled", "false"])
+    (tmp_path / "runs" / JOURNAL).unlink()
+    main(["fit", "--config", str(config), "--trainer.max_steps", "4"])
+    kept = sorted(path.name for path in (tmp_path / "runs" / "checkpoints").iterdir())
+    ends = ("-3.ckpt", "-earlier.ckpt", ".ckpt")
+    assert kept == [f"{name}{end}" for name in ("best", "last") for end in ends]
 
 
 def test_without_a_logger_a_run_goes_on_from_its_journal_alone(
@@ -357,8 +373,9 @@ def test_without_a_logger_a_run_goes_on_from_its_journal_alone(
     main(["fit", "--config", str(config), *last])
     assert read(run / JOURNAL).steps == whole.steps
     assert equal(weights(run / "checkpoints" / "last.ckpt"), state)
+    main(["test", "--config", str(config), "--ckpt_path", "best"])
     for flags, said in (
-        ([*last, "--trainer.default_root_dir", str(tmp_path / "none")], "no run without a logger in"),
+        ([*last, "--trainer.default_root_dir", str(tmp_path / "none")], "no run under"),
         (["--ckpt_path", str(run / JOURNAL), "--trainer.default_root_dir", str(tmp_path / "none")], f"to {run}"),
     ):
         with pytest.raises(SystemExit):
@@ -374,7 +391,7 @@ def test_a_run_with_nothing_but_its_journal_needs_it(
         (["--journal.enabled", "false"], "set it to true"),
         (["--ckpt_path", str(tmp_path / "after-3" / "version_0" / JOURNAL)], "set trainer.default_root_dir to"),
         (["--model.strategy", "FOSGD"], "this run cannot: FOSGD goes by gradients"),
-        (["--trainer.logger", "false"], "no run without a logger in"),
+        (["--trainer.logger", "false"], f"to {tmp_path / 'runs' / 'version_0'}"),
     ):
         with pytest.raises(SystemExit):
             resume("ZOSGD", tmp_path / "after-3", *flags)

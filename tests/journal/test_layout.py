@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import struct
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from zolightning.errors import ConfigurationError
 from zolightning.journal import JournalWriter, read
 from zolightning.journal.layout import FORMAT, Layout, Validation
+from zolightning.journal.writer import locked
 from zolightning.optim.records import Record
 
 anywhere = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
@@ -179,3 +181,25 @@ def test_what_cannot_be_read_or_written_is_said(tmp_path: Path) -> None:
         pytest.raises(ConfigurationError, match="another process writes the journal"),
     ):
         JournalWriter(path, {}, read(path))
+
+
+def test_a_journal_that_changes_before_it_is_locked_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = written(tmp_path, 4)
+    known = read(path)
+    with JournalWriter(path, {}, known) as writer:
+        writer.append([record(4)])
+    with pytest.raises(ConfigurationError, match=r"has written the journal .* since it was read"):
+        JournalWriter(path, {}, known)
+    assert len(read(path).steps) == 5
+    new = tmp_path / "new"
+    new.write_bytes(path.read_bytes())
+
+    def replaced(name: Path, flags: int) -> int:
+        file = original(name, flags)
+        new.replace(path)
+        return file
+
+    original = os.open
+    monkeypatch.setattr(os, "open", replaced)
+    with pytest.raises(ConfigurationError, match="another process writes the journal"):
+        locked(path)

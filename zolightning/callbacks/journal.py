@@ -149,10 +149,12 @@ class Journal(Callback):
 
     def _follow(self, known: Known, optimizer: ZerothOrderOptimizer, trainer: Trainer) -> None:
         """Let the steps after the checkpoint be taken again, if it is the last one."""
-        tail = known.steps[trainer.global_step :] if journal_file.is_last(trainer) else ()
+        last, here = journal_file.is_last(trainer), trainer.global_step
+        tail = known.steps[here:] if last else ()
         optimizer.follow(tail)
         self._recalled = {record.step: record for record in tail}
-        self._validated = {validation.step for validation in known.validations}
+        # A branch has validations of its own.
+        self._validated = {validation.step for validation in known.validations if last or validation.step <= here}
         if tail:
             rank_zero_info(
                 f"{len(tail):,} steps after step {trainer.global_step:,} are taken again from the journal, without "

@@ -53,6 +53,9 @@ class JournalWriter:
                 f"the journal {path} cannot be written ({error.strerror}): set trainer.default_root_dir to a folder "
                 "that can, or journal.enabled to false"
             ) from error
+        if known is not None and os.fstat(self._file).st_size != known.size + known.lost:
+            os.close(self._file)
+            raise ConfigurationError(f"another process has written the journal {path} since it was read: start again")
         os.ftruncate(self._file, self._size)
 
     @property
@@ -138,11 +141,19 @@ def locked(path: Path) -> int:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         os.close(file)
-        raise ConfigurationError(f"another process writes the journal {path}: wait for it, or stop it") from error
+        raise _taken(path) from error
     except OSError as error:
         # Some network file systems have no locks.
         log.info("%s is not locked against other processes: %s", path, error.strerror)
+    if not (path.exists() and os.path.samestat(os.fstat(file), path.stat())):
+        # It was replaced between the two calls.
+        os.close(file)
+        raise _taken(path)
     return file
+
+
+def _taken(path: Path) -> ConfigurationError:
+    return ConfigurationError(f"another process writes the journal {path}: wait for it, or stop it")
 
 
 def _write_at(file: int, data: bytes, place: int) -> None:
