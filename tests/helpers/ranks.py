@@ -27,7 +27,7 @@ def _in_one(rank: int, ranks: int, store: Path, function: Callable[..., None], a
         function(*arguments)
     finally:
         distributed.destroy_process_group()
-    # PyTorch's caches keep a mesh behind its group, and with it gloo's threads: one that drops its last tensor while the
+    # PyTorch keeps a mesh behind its group in caches, and with it gloo's threads: one that drops its last tensor as the
     # interpreter ends aborts the process (pytorch/pytorch#179291), which says nothing about what was tested.
     sys.stdout.flush()
     sys.stderr.flush()
