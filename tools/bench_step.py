@@ -1,4 +1,4 @@
-"""Measure one step of each method against two bare forwards and against MeZO as everyone writes it.
+r"""Measure one step of each method against two bare forwards and against MeZO as everyone writes it.
 
     # The CPU targets: two cores, and again with --dtype bfloat16, and on SST-2 with the two lines below.
     python tools/bench_step.py --shape llama-15m --batch 16 --length 64 --threads 2 --json cpu.json --plot cpu.png

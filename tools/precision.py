@@ -1,4 +1,4 @@
-"""Train one task under several engine options side by side, and measure how far the weights and the losses part.
+r"""Train one task under several engine options side by side, and measure how far the weights and the losses part.
 
     python tools/precision.py --model MODEL --data DATA --steps 2000 --json out.json --plot out.png \
         --variant float32=float32 --variant "bfloat16, stochastic=bfloat16" \

@@ -1,4 +1,4 @@
-"""Run one recipe over seeds and settings, and print a table with means and standard deviations.
+r"""Run one recipe over seeds and settings, and print a table with means and standard deviations.
 
     python tools/study.py --out runs/study --seeds 0 1 2 --vary model.strategy.lr=5e-7,1e-6 -- \
         --config configs/sst2.yaml --data.data_dir DATA
